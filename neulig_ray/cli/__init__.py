@@ -1,0 +1,86 @@
+"""The command line: `neulig COMMAND ...`. Commands import what they need when they run."""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from neulig_ray import __version__
+from neulig_ray.config import Experiment
+from neulig_ray.errors import InputError, StageError, unknown
+
+# command -> (module with a `main(command, arguments) -> int`, what it does)
+COMMANDS = {
+    "run": ("pipeline", "the whole pipeline of an experiment; resumes; prints the merging-versus-ensembling table"),
+    "pretrain": ("pipeline", "the pipeline up to the origins"),
+    "finetune": ("pipeline", "the pipeline up to the experts"),
+    "embed": ("pipeline", "the pipeline up to the embeddings"),
+    "search": ("pipeline", "the pipeline up to the ligands"),
+    "evaluate": ("pipeline", "the pipeline up to the results"),
+    "report": ("report", "one self-contained HTML page for one or several experiments"),
+    "ls": ("ls", "tasks, archs, methods or experiments: what there is, with what each needs"),
+    "storage": ("storage", "what is stored; are the hashes right; remove what nothing refers to"),
+    "doctor": ("doctor", "python, torch, GPUs, Ray, storage, MLflow: what works, what to do"),
+}
+
+_USAGE = """\
+NeuLig-Ray: model merging that matches ensembling, on Ray Train, Ray Tune and MLflow.
+
+usage: neulig COMMAND [arguments]
+
+{commands}
+
+EXPERIMENT is a Python file that defines `experiment = Experiment(...)`, or the stem of a file in ./experiments.
+Every field of it can be set on the command line: neulig run quickstart --archs tiny-rn --ligand.epochs 20
+`neulig COMMAND --help` tells the rest.
+
+exit status: 0 done; 1 something failed, with what is finished kept; 2 the input is unusable, nothing was started
+"""
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    return _USAGE.format(commands="\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if given else 2
+    if given[0] == "--version":
+        print(__version__)
+        return 0
+    return guarded(lambda: _dispatch(given[0], given[1:]))
+
+
+def _dispatch(command: str, arguments: list[str]) -> int:
+    if command not in COMMANDS:
+        raise unknown("command", command, COMMANDS, "`neulig --help` describes them.")
+    module = importlib.import_module(f"neulig_ray.cli.{COMMANDS[command][0]}")
+    status: int = module.main(command, arguments)
+    return status
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """The exit status of `run`, with errors told as people read them."""
+    try:
+        return run()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except StageError as error:
+        print(f"failed: {error}\nWhat was finished is kept: the same command goes on from there.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1
+
+
+def launch(experiment: Experiment) -> None:
+    """`neulig run` for an experiment's own file: `python experiments/quickstart.py [flags]`."""
+    from neulig_ray.cli.pipeline import run_command
+
+    sys.exit(guarded(lambda: run_command("run", experiment, sys.argv[1:], prog=sys.argv[0])))

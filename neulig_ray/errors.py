@@ -1,0 +1,25 @@
+"""Errors that people read: each names what was given, the near misses and the remedy."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """The input is unusable and nothing was started: the command line ends with exit status 2."""
+
+
+class StageError(RuntimeError):
+    """Something failed on the way; what was finished before is kept: exit status 1."""
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss became NaN or infinite; the message names the training and the step."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], remedy: str = "") -> InputError:
+    """The error for a name that nothing answers to, with its near misses first."""
+    choices = sorted(known)
+    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    listing = f" Known: {', '.join(choices)}." if choices else ""
+    return InputError(f"unknown {kind} {name!r}.{hint}{listing}{' ' + remedy if remedy else ''}")

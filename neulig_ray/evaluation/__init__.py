@@ -1,0 +1,1 @@
+"""What merging and ensembling reach: accuracies, gaps, and how they were reached."""

@@ -1,0 +1,84 @@
+"""One combination under test: its merged models, the images that they see, the heads that judge."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from neulig_ray.errors import InputError
+from neulig_ray.evaluation.merged import embed_with
+from neulig_ray.ligand.data import Combination, LigandData, task_of
+from neulig_ray.merging.parameters import ExpertStack, State
+from neulig_ray.merging.prediction import ensemble_logits, head_logits
+from neulig_ray.models.archs import Arch
+from neulig_ray.seeds import stable_generator
+
+
+def choose(count: int, limit: int | None, seed: int, task: str) -> torch.Tensor:
+    """The first `limit` of `count` images in an order that seed and task decide: rows int64, rising."""
+    order = stable_generator("images", seed, task).permutation(count)
+    return torch.from_numpy(np.sort(order[:limit]))
+
+
+@dataclass
+class Bench:
+    """The test (or val) split of the n tasks of a combination.
+
+    `data`: stored embeddings, labels and heads; `images`: task -> uint8 (N, H, W, 3), in the same order;
+    `stack`: (at least) the combination's experts; `tower`: their architecture, whatever its weights.
+    """
+
+    combination: Combination
+    stack: ExpertStack
+    tower: nn.Module
+    arch: Arch
+    data: LigandData
+    images: Mapping[str, np.ndarray]
+    _flat: torch.Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.data.check(self.combination)
+        self.stack = self.stack.select(self.combination)
+        self._flat = torch.empty_like(next(iter(self.stack.vectors.values())))
+        for task in self.tasks:
+            labels = len(self.data.label(task))
+            if task not in self.images or len(self.images[task]) != labels:
+                found = len(self.images[task]) if task in self.images else "no"
+                raise InputError(f"task {task!r}: {found} images for {labels} labels")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks in the combination's order."""
+        return tuple(task_of(c) for c in self.combination)
+
+    @property
+    def buffers(self) -> str:
+        """What becomes of BatchNorm statistics when parameters are combined."""
+        return "average" if self.stack.has_batchnorm else ""
+
+    def own(self, task: str) -> int:
+        """Which collaborator is the expert of `task`."""
+        return self.tasks.index(task)
+
+    def head(self, task: str) -> torch.Tensor:
+        """The head of the task, from the origin of its own expert."""
+        return self.data.head(self.combination[self.own(task)])
+
+    def labels(self, task: str, rows: torch.Tensor) -> torch.Tensor:
+        return self.data.label(task)[rows]
+
+    def merge(self, beta: torch.Tensor) -> dict[str, torch.Tensor]:
+        """theta(beta), overwritten by the next call."""
+        return self.stack.combine(beta, out=self._flat)
+
+    def logits(self, state: State, task: str, rows: torch.Tensor) -> torch.Tensor:
+        """Logits (len(rows), C) that a merged model gives images of `task` under the task's head."""
+        seen = embed_with(self.tower, state, self.images[task][rows.numpy()], self.arch)
+        return head_logits(seen, self.head(task))
+
+    def ensemble(self, beta: torch.Tensor, task: str, rows: torch.Tensor) -> torch.Tensor:
+        """Logits (len(rows), C) of the weighted stored embeddings; beta (n,) or (len(rows), n)."""
+        embeddings = torch.stack([self.data.embedding(c, task)[rows] for c in self.combination])
+        return ensemble_logits(beta, embeddings, self.head(task))

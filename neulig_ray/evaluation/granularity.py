@@ -1,0 +1,152 @@
+"""What one merged parameter vector serves: an image, a batch, a task, everything."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from neulig_ray.errors import unknown
+from neulig_ray.evaluation.bench import Bench, choose
+from neulig_ray.seeds import stable_generator
+
+Granularity = Literal[
+    "sample", "batch-first", "batch-mean", "batch-first-mixed", "batch-mean-mixed", "task", "global"
+]
+GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
+Rule = Literal["first", "mean"]
+
+
+@dataclass(frozen=True)
+class Betas:
+    """The betas of one ligand on a bench.
+
+    `images`: task -> (N, n), of every image of the split under test; `tasks`: task -> (n,), means over
+    another split (val); `everything` (n,): the mean of the tasks' betas.
+    """
+
+    images: Mapping[str, torch.Tensor]
+    tasks: Mapping[str, torch.Tensor]
+
+    @property
+    def everything(self) -> torch.Tensor:
+        return torch.stack(list(self.tasks.values())).mean(0)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What merged models said of one task's images `rows` (K,): logits (K, C), made with `beta` (K, n)."""
+
+    task: str
+    rows: torch.Tensor
+    beta: torch.Tensor
+    logits: torch.Tensor
+    batch_size: int | None = None
+    order_seed: int | None = None
+
+
+def serve(
+    granularity: str,
+    bench: Bench,
+    betas: Betas,
+    *,
+    sample_images: int = 200,
+    batch_size: int = 128,
+    order_seeds: tuple[int, ...] = (0,),
+    mixed_order_seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
+    seed: int = 0,
+) -> Iterator[Served]:
+    """The merged models of one granularity on every task (and, in batches, every order) of the bench.
+
+    `sample` looks at `sample_images` images of each task, chosen by `seed`; the others look at all.
+    """
+    match granularity:
+        case "sample":
+            return per_sample(bench, betas, sample_images, seed)
+        case "batch-first" | "batch-mean":
+            return per_batch(bench, betas, _RULES[granularity], batch_size, order_seeds)
+        case "batch-first-mixed" | "batch-mean-mixed":
+            return per_mixed_batch(bench, betas, _RULES[granularity], batch_size, mixed_order_seeds)
+        case "task":
+            return per_task(bench, betas.tasks)
+        case "global":
+            return per_task(bench, dict.fromkeys(bench.tasks, betas.everything))
+    raise unknown("granularity", granularity, GRANULARITIES)
+
+
+def per_sample(bench: Bench, betas: Betas, limit: int | None, seed: int) -> Iterator[Served]:
+    """The plain way: a merged model for each image in turn."""
+    for task in bench.tasks:
+        rows = choose(len(bench.images[task]), limit, seed, task)
+        beta = betas.images[task][rows]
+        logits = [bench.logits(bench.merge(b), task, row[None]) for b, row in zip(beta, rows, strict=True)]
+        yield Served(task, rows, beta, torch.cat(logits))
+
+
+def per_batch(
+    bench: Bench, betas: Betas, rule: "BatchRule", batch_size: int, order_seeds: tuple[int, ...]
+) -> Iterator[Served]:
+    """Batches of one task: the reference's evaluation (`batch-first`), which uses that they are pure."""
+    for order_seed in order_seeds:
+        for task in bench.tasks:
+            order = stable_generator("order", order_seed, task).permutation(len(bench.images[task]))
+            parts = []
+            for rows in torch.split(torch.from_numpy(order), batch_size):
+                beta = rule(betas.images[task][rows])
+                parts.append((rows, beta.expand(len(rows), -1), bench.logits(bench.merge(beta), task, rows)))
+            rows, beta, logits = (torch.cat(column) for column in zip(*parts, strict=True))
+            yield Served(task, rows, beta, logits, batch_size, order_seed)
+
+
+def per_mixed_batch(
+    bench: Bench, betas: Betas, rule: "BatchRule", batch_size: int, order_seeds: tuple[int, ...]
+) -> Iterator[Served]:
+    """Batches of a shuffled mixture of all tasks' images, each image judged by its own task's head."""
+    sizes = [len(bench.images[task]) for task in bench.tasks]
+    slots = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
+    rows_in_task = torch.cat([torch.arange(size) for size in sizes])
+    image_betas = torch.cat([betas.images[task] for task in bench.tasks])
+    for order_seed in order_seeds:
+        order = stable_generator("order", order_seed, *bench.tasks).permutation(len(slots))
+        parts: dict[str, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]] = {t: [] for t in bench.tasks}
+        for batch in torch.split(torch.from_numpy(order), batch_size):
+            beta = rule(image_betas[batch])
+            state = bench.merge(beta)
+            for slot, task in enumerate(bench.tasks):
+                rows = rows_in_task[batch[slots[batch] == slot]]
+                if len(rows):
+                    served = bench.logits(state, task, rows)
+                    parts[task].append((rows, beta.expand(len(rows), -1), served))
+        for task in bench.tasks:
+            rows, betas_used, logits = (torch.cat(column) for column in zip(*parts[task], strict=True))
+            yield Served(task, rows, betas_used, logits, batch_size, order_seed)
+
+
+def per_task(bench: Bench, betas: Mapping[str, torch.Tensor]) -> Iterator[Served]:
+    """One merged model for each task, with the beta (n,) given for it."""
+    for task, beta in betas.items():
+        rows = torch.arange(len(bench.images[task]))
+        logits = bench.logits(bench.merge(beta), task, rows)
+        yield Served(task, rows, beta.expand(len(rows), -1), logits)
+
+
+BatchRule = Callable[[torch.Tensor], torch.Tensor]
+
+
+def first_row(beta: torch.Tensor) -> torch.Tensor:
+    """The reference's rule: the first image's beta serves its batch (B, n)."""
+    return beta[0]
+
+
+def mean_row(beta: torch.Tensor) -> torch.Tensor:
+    """The mean of a batch's betas (B, n) serves the batch."""
+    return beta.mean(0)
+
+
+_RULES: dict[str, BatchRule] = {
+    "batch-first": first_row,
+    "batch-first-mixed": first_row,
+    "batch-mean": mean_row,
+    "batch-mean-mixed": mean_row,
+}

@@ -1,0 +1,33 @@
+"""Looking at images through a merged model, without copying its parameters into a tower."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from neulig_ray.merging.parameters import State
+
+if TYPE_CHECKING:
+    from neulig_ray.models.archs import Arch
+
+
+def embed_with(
+    tower: nn.Module, state: State, images: np.ndarray, arch: "Arch", batch_size: int = 256
+) -> torch.Tensor:
+    """Embeddings float32 (N, d), on the CPU, of images uint8 (N, H, W, 3) by `tower` with `state`'s tensors.
+
+    Eval mode, no gradient; the tower's own parameters are neither used nor changed, and it runs on the
+    device on which `state` lies.
+    """
+    from neulig_ray.models.clip import preprocess  # imports open_clip: seconds
+
+    device = next(iter(state.values())).device
+    tower.eval()
+    with torch.no_grad():
+        parts = [
+            functional_call(tower, dict(state), (preprocess(images[at : at + batch_size], arch, device),))
+            for at in range(0, len(images), batch_size)
+        ]
+    return torch.cat(parts).float().cpu()

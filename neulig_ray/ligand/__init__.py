@@ -1,0 +1,1 @@
+"""The ligand: the gate that gives every image its beta, trained on stored embeddings."""

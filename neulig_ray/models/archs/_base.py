@@ -1,0 +1,65 @@
+"""What an architecture is: an open_clip configuration with the recipes that suit it."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from neulig_ray.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRecipe:
+    """How an expert is made: AdamW, linear warm-up then cosine to zero, gradient clipping, frozen head."""
+
+    epochs: int = 8
+    batch_size: int = 64  # global: images per optimiser step over all workers
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    warmup: float = 0.05  # fraction of all steps
+    gradient_clip: float = 1.0
+    shift: int = 2  # augmentation: random translation by up to this many pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRecipe:
+    """How a tiny origin is made: contrastive training on the tasks' captioned pre-training streams."""
+
+    steps: int = 1000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    warmup: float = 0.05
+    gradient_clip: float = 1.0
+    candidates: int = 128  # captions that each image is compared with
+    images: int = 24000  # captioned images rendered once, then sampled
+    embedding_norm: float = 10.0  # mean norm of the image embeddings afterwards, by rescaling the projection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arch:
+    """An open_clip model configuration under a name of its own (`config` as in open_clip's JSON files).
+
+    `token_seed`: the text tower's token table is never trained nor stored, but drawn from this seed; None
+    where it is a weight like any other (pretrained models).
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    description: str
+    version: int = 1
+    token_seed: int | None = 0
+    finetune: FinetuneRecipe = field(default_factory=FinetuneRecipe)
+    pretrain: PretrainRecipe = field(default_factory=PretrainRecipe)
+
+    @property
+    def activation(self) -> str:
+        return "quick_gelu" if self.config.get("quick_gelu") else "gelu"
+
+
+ARCHS: Registry[Arch] = Registry("arch", "neulig_ray.models.archs")
+
+
+def register_arch(arch: Arch) -> Arch:
+    """Declare `arch`: the last line of an architecture's file."""
+    return ARCHS.register(arch.name, arch, module=sys._getframe(1).f_globals["__name__"])

@@ -1,0 +1,219 @@
+"""Files of weights: safetensors that say what they are, checked before anything uses them."""
+
+import difflib
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from neulig_ray.errors import InputError
+from neulig_ray.models.archs import Arch
+from neulig_ray.models.clip import build_tower
+
+FORMAT = 1
+HEADER_KEY = "neulig"
+MOST_LISTED = 5
+
+State = dict[str, Tensor]
+
+
+def describe(arch: Arch, kind: str, **more: Any) -> dict[str, Any]:
+    """The metadata that every file of weights carries, and what else (JSON values) is to be recorded."""
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "arch": arch.name,
+        "config": json.loads(json.dumps(arch.config)),
+        "activation": arch.activation,
+        **more,
+    }
+
+
+def pack(state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
+    """A safetensors file whose header holds `metadata` as JSON under the key "neulig".
+
+    Tensors keep their dtype. Raises ValueError for NaN or infinite values, which no reader would accept.
+    """
+    if bad := _non_finite(state):
+        raise ValueError(f"weights with NaN or infinite values are not stored: {bad}")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    return safetensors.torch.save(tensors, {HEADER_KEY: json.dumps(metadata, sort_keys=True)})
+
+
+def tower_bytes(state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
+    """A visual tower's state as the bytes of a safetensors file; with `describe(arch, "tower", ...)`."""
+    return pack(state, metadata)
+
+
+def read_tower(
+    source: Path | str | bytes, arch: Arch | None = None, *, label: str = ""
+) -> tuple[State, dict[str, Any]]:
+    """The state of a visual tower, floats as float32, and its metadata; `label` names bytes in messages.
+
+    With `arch` the file must be of that arch; without, the configuration in its metadata is used. Raises
+    InputError for anything but a whole file of finite tensors with the names and shapes of the arch.
+    """
+    state, metadata, where = unpack(source, label)
+    if arch is None:
+        arch = stored_arch(metadata, where)
+    check_arch(metadata, arch, where)
+    if metadata.get("kind") == "origin":
+        raise InputError(f"{where} is an origin, a whole CLIP, and not a visual tower: name it as an origin")
+    return check_state(state, tower_spec(arch), where), metadata
+
+
+def unpack(source: Path | str | bytes, label: str = "") -> tuple[State, dict[str, Any], str]:
+    """Tensors, metadata and the file's name for messages; raises InputError for what is not such a file."""
+    where = label or ("the given bytes" if isinstance(source, bytes) else str(source))
+    if not isinstance(source, bytes):
+        try:
+            source = Path(source).read_bytes()
+        except OSError as error:
+            raise InputError(f"{where} cannot be read: {error.strerror or error}") from error
+    convert = "Convert it to safetensors on a machine where you trust it: it is never unpickled here."
+    if source[:2] == b"PK":
+        raise InputError(f"{where} is a zip file, as torch.save writes, not safetensors. {convert}")
+    if source[:1] == b"\x80" and source[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        raise InputError(f"{where} is a pickle, not safetensors. {convert}")
+    header = _header(source, where)
+    try:
+        state = safetensors.torch.load(source)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"{where} is damaged ({error}): copy or make it again") from error
+    try:
+        metadata = json.loads(header.get("__metadata__", {}).get(HEADER_KEY, "null"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: the header's {HEADER_KEY!r} entry is not JSON ({error})") from error
+    if not isinstance(metadata, dict):
+        raise InputError(
+            f"{where} has no {HEADER_KEY!r} entry in its header, so its arch and activation are unknown: "
+            "use a file that neulig wrote"
+        )
+    if metadata.get("format") != FORMAT:
+        raise InputError(
+            f"{where} is of format {metadata.get('format')!r}; this version reads {FORMAT}: update neulig-ray"
+        )
+    return state, metadata, where
+
+
+def _header(data: bytes, where: str) -> dict[str, Any]:
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or data[8:9] != b"{":
+        raise InputError(f"{where} is not a safetensors file ({len(data)} bytes)")
+    if len(data) < 8 + size:
+        raise InputError(
+            f"{where} is truncated: {len(data)} bytes, but its header alone takes {8 + size}; copy it again"
+        )
+    try:
+        header = json.loads(data[8 : 8 + size])
+    except ValueError as error:
+        raise InputError(
+            f"{where} is damaged: its header is not JSON ({error}); copy or make it again"
+        ) from error
+    tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+    end = max((entry["data_offsets"][1] for entry in tensors), default=0)
+    if len(data) < 8 + size + end:
+        raise InputError(
+            f"{where} is truncated: {len(data)} of {8 + size + end} bytes; copy or make it again"
+        )
+    return dict(header)
+
+
+def stored_arch(metadata: Mapping[str, Any], where: str) -> Arch:
+    """The arch that a file's metadata describe."""
+    try:
+        return Arch(name=metadata["arch"], config=metadata["config"], description=f"from {where}")
+    except KeyError as error:
+        raise InputError(f"{where}: the metadata lack {error}; use a file that neulig wrote") from error
+
+
+def check_arch(metadata: Mapping[str, Any], arch: Arch, where: str) -> None:
+    """Raises InputError unless the file is of `arch`: name, activation and every setting."""
+    for key, wanted in (("arch", arch.name), ("activation", arch.activation)):
+        if metadata.get(key) != wanted:
+            raise InputError(
+                f"{where}: {key} is {metadata.get(key)!r}, but {wanted!r} is asked; name a file of that {key}"
+            )
+    stored, wanted_config = metadata.get("config"), json.loads(json.dumps(arch.config))
+    if stored != wanted_config:
+        pairs = _flat(wanted_config, stored if isinstance(stored, dict) else {})
+        differing = [path for path, (mine, theirs) in pairs.items() if mine != theirs]
+        raise InputError(
+            f"{where}: made with another configuration of {arch.name!r} (differs in {_some(differing)}); "
+            "make it again, or give the changed arch a name of its own"
+        )
+
+
+def _flat(mine: Any, theirs: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    if not (isinstance(mine, dict) and isinstance(theirs, dict)):
+        return {prefix: (mine, theirs)}
+    flat: dict[str, tuple[Any, Any]] = {}
+    for key in sorted({*mine, *theirs}):
+        flat |= _flat(mine.get(key), theirs.get(key), f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+@functools.cache
+def _tower_spec(key: str, name: str) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    arch = Arch(name=name, config=json.loads(key), description="")
+    return {k: (tuple(v.shape), v.dtype) for k, v in build_tower(arch).state_dict().items()}
+
+
+Spec = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+
+
+def tower_spec(arch: Arch) -> Spec:
+    """Name -> (shape, dtype) of the visual tower's state."""
+    return _tower_spec(json.dumps(arch.config, sort_keys=True), arch.name)
+
+
+def check_state(state: Mapping[str, Tensor], spec: Spec, where: str) -> State:
+    """The tensors in the order and dtypes of `spec`; raises InputError for names, shapes, dtypes or NaN."""
+    missing = [name for name in spec if name not in state]
+    extra = [name for name in state if name not in spec]
+    if missing or extra:
+        problems = []
+        if missing:
+            problems.append(f"lacks {len(missing)} tensors: {_some(missing)}")
+        if extra:
+            problems.append(
+                f"has {len(extra)} foreign tensors: {_some([_near(name, missing) for name in extra])}"
+            )
+        raise InputError(f"{where} {' and '.join(problems)}; name a file of the right arch")
+    if shapes := [
+        f"{name} {tuple(state[name].shape)} instead of {shape}"
+        for name, (shape, _) in spec.items()
+        if tuple(state[name].shape) != shape
+    ]:
+        raise InputError(f"{where} has wrong shapes: {_some(shapes)}; name a file of the right arch")
+    if dtypes := [
+        f"{name} {str(state[name].dtype).removeprefix('torch.')}"
+        for name, (_, dtype) in spec.items()
+        if state[name].is_floating_point() != dtype.is_floating_point
+    ]:
+        raise InputError(
+            f"{where} has wrong dtypes: {_some(dtypes)}; floats are expected as float32 or float16"
+        )
+    if bad := _non_finite(state):
+        raise InputError(f"{where} holds NaN or infinite values in {bad}; its training failed: make it again")
+    return {name: state[name].to(dtype) for name, (_, dtype) in spec.items()}
+
+
+def _non_finite(state: Mapping[str, Tensor]) -> str:
+    return _some([n for n, t in state.items() if t.is_floating_point() and not t.isfinite().all()])
+
+
+def _near(name: str, missing: list[str]) -> str:
+    near = difflib.get_close_matches(name, missing, n=1, cutoff=0.6)
+    return f"{name} (near {near[0]})" if near else name
+
+
+def _some(items: list[str]) -> str:
+    rest = len(items) - MOST_LISTED
+    return ", ".join(items[:MOST_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,65 @@
+"""Named things that live one to a file: found by importing the files of a package, never listed."""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from neulig_ray.errors import InputError, unknown
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The members of one kind. Every public module of `package` is imported at the first look-up."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._items: dict[str, T] = {}
+        self._modules: dict[str, str] = {}
+        self._discovered = False
+
+    def register(self, name: str, item: T, *, module: str) -> T:
+        """Add what the file `module` declares; raises InputError when another file already took the name."""
+        self._discover()
+        if self._modules.setdefault(name, module) != module:
+            raise InputError(
+                f"{self._modules[name]} and {module} both define the {self.kind} {name!r}: rename one of them"
+            )
+        self._items[name] = item
+        return item
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        self._discovered = True
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(package.__path__):
+            if not module.name.startswith("_"):
+                importlib.import_module(f"{self._package}.{module.name}")
+
+    def __getitem__(self, name: str) -> T:
+        self._discover()
+        try:
+            return self._items[name]
+        except KeyError:
+            raise unknown(
+                self.kind, name, self._items, f"`neulig ls {self.kind}s` describes them; --plugins adds a file."
+            ) from None
+
+    def module(self, name: str) -> str:
+        """The module that declares `name`. A plugin's carries its content's hash: fingerprints use it."""
+        self[name]
+        return self._modules[name]
+
+    def __contains__(self, name: object) -> bool:
+        self._discover()
+        return name in self._items
+
+    def __iter__(self) -> Iterator[str]:
+        self._discover()
+        return iter(sorted(self._items))
+
+    def values(self) -> list[T]:
+        return [self._items[name] for name in self]

@@ -1,0 +1,201 @@
+"""One self-contained HTML page: the tables, the plots, what they mean and where they come from."""
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, Final
+
+import pandas as pd
+
+from neulig_ray.report import plots
+from neulig_ray.report.page import STYLE
+from neulig_ray.report.summary import Line, Score, Table, tables
+from neulig_ray.report.table import gap_style, number
+from neulig_ray.report.variants import GRANULARITIES, KNOWS_TASK, labels
+
+_SECTION_TITLES: Final = {
+    "reference": "Floor and ceiling",
+    "merging": "One static merged model",
+    "ensembles, uniform": "Uniform ensembles, prediction level",
+    "ligand sup": "Ligand, supervised (sup)",
+    "ligand semi": "Ligand, without labels (semi)",
+}
+_NOTES: Final = """
+<p><b>Merging</b> runs one network whose parameters are the &beta;-weighted sum of the experts';
+<b>ensembling</b> runs every expert and weights their embeddings with the same &beta;. The <b>gap</b> is
+ensembling minus merging, in percentage points: positive where merging loses. A ligand's ensembling accuracy
+always uses every image's own &beta;, whatever the row's granularity.</p>
+<p>Most of the method's strength is choosing the right expert, so <b>hard routing</b> (the expert with the
+largest &beta;, nothing merged) stands in the same table, and so does what happens when batches mix tasks or when
+one <b>global</b> model has to serve everything. Read a small gap at <code>task</code>, <code>batch-first</code>
+or <code>batch-mean</code> for what it is: these use the fact that a batch, or a test set, holds one task only.</p>
+"""
+
+
+def render(frames: Mapping[str, pd.DataFrame], provenance: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page for the experiments by name; `provenance` is each one's results.json.
+
+    Needs nothing but the file: styles and plots are inside, and it follows the reader's light or dark theme.
+    """
+    sections = [
+        _experiment(name, frame, provenance.get(name, {}), place) for place, (name, frame) in enumerate(frames.items())
+    ]
+    title = " · ".join(frames)
+    links = "".join(f'<a href="#e{place}">{escape(name)}</a>' for place, name in enumerate(frames))
+    nav = f"<nav>{links}<a href='#notes'>what the rows mean</a></nav>"
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>NeuLig-Ray: {escape(title)}</title>\n<style>{STYLE}</style></head>\n<body>\n"
+        f"<header><h1>Merging versus ensembling</h1><p>NeuLig-Ray · {escape(title)}</p>{nav}</header>\n"
+        f"<main>{''.join(sections)}{_notes()}</main>\n</body></html>\n"
+    )
+
+
+def _experiment(name: str, frame: pd.DataFrame, provenance: Mapping[str, Any], place: int) -> str:
+    made = tables(frame)
+    parts = [f'<section id="e{place}"><h2>{escape(name)}</h2>', _facts(provenance)]
+    if not made:
+        return "".join([*parts, "<p>No results yet.</p></section>"])
+    if headline := _headline(made):
+        parts.append(headline)
+    combined = frame[frame["n"] > 1]
+    if combined["ensembling_accuracy"].notna().any():
+        parts.append(_figure(plots.scatter(combined, "inline"), "Merging against ensembling: a point for each task "
+                             "of each combination. On the line, merging loses nothing."))  # fmt: skip
+        parts.append(_figure(plots.gaps(combined, "inline"), "The gap by granularity; the bar is the mean. "
+                             "* knows the task of an image, or that its batch has one task."))  # fmt: skip
+    parts += [_table(table) for table in made]
+    return "".join([*parts, "</section>"])
+
+
+def _figure(figure: Any, caption: str) -> str:
+    return f"<figure>{plots.svg(figure)}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _facts(provenance: Mapping[str, Any]) -> str:
+    """What a reader asks first on one line, everything else on demand."""
+    simple = [
+        f"<span>{escape(str(key))} <b>{escape(str(value))}</b></span>"
+        for key, value in provenance.items()
+        if isinstance(value, str | int | float) and len(str(value)) <= 80
+    ]
+    if not provenance:
+        return ""
+    whole = escape(json.dumps(provenance, indent=2, sort_keys=True, default=str))
+    return (
+        f'<p class="facts">{"".join(simple)}</p>'
+        f"<details><summary>Provenance: configuration, versions, commit, seeds, hardware</summary>"
+        f"<pre>{whole}</pre></details>"
+    )
+
+
+def _headline(made: Sequence[Table]) -> str:
+    """Means only: from the floor to the ceiling in one row for each table."""
+    trained = {x.variant.alignment for table in made for x in table.lines}
+    how = "sup" if "sup" in trained else "semi"
+    wanted = {
+        "zero-shot": ("zeroshot", "", "", ""),
+        "average": ("average", "", "global", ""),
+        "ligand global": ("ligand", how, "global", ""),
+        "hard routing": ("hard-routing", how, "sample", ""),
+        "ligand sample": ("ligand", how, "sample", "pair"),
+        "ligand task *": ("ligand", how, "task", "pair"),
+        "expert": ("expert", "", "", ""),
+    }
+    rows = []
+    for table in made:
+        if table.n < 2:
+            continue
+        cells = [f"<th>{escape(table.arch)}<small>{escape(table.origin)}</small></th><td>{table.n}</td>"]
+        for method, alignment, granularity, pair in wanted.values():
+            found = [
+                x.mean for x in table.lines
+                if x.variant.method == method and x.variant.alignment == alignment
+                and granularity in ("", x.variant.granularity)
+            ]  # fmt: skip
+            cells.append(f'<td class="big">{_pair(found[0]) if pair else number(found[0].merging)}</td>'
+                         if found else '<td class="none">–</td>')  # fmt: skip
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    if not rows:
+        return ""
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("", "n", *wanted))
+    return (
+        f'<div class="scroll"><table class="headline"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f'<p class="caption">Mean accuracy in percent over combinations and tasks, ligands {how}; small: the gap of '
+        "merging to ensembling in points. * knows the task of an image.</p>"
+    )
+
+
+def _pair(score: Score) -> str:
+    return f"{number(score.merging)} {_gap(score.gap)}"
+
+
+def _gap(gap: float) -> str:
+    shown = number(gap, sign=True).replace("-", "−")
+    return f'<span class="gap {gap_style(gap)}">{shown}</span>' if shown else ""
+
+
+def _table(table: Table) -> str:
+    groups = (*table.tasks, "mean")
+    head = "".join(f'<th colspan="3" class="group">{escape(name)}</th>' for name in groups)
+    sub = "<th>mer</th><th>ens</th><th>gap</th>" * len(groups)
+    width = 1 + 3 * len(groups) + 3
+    body, section = [], ""
+    for line, label in zip(table.lines, labels([x.variant for x in table.lines]), strict=True):
+        if line.variant.section != section:
+            section = line.variant.section
+            title = escape(_SECTION_TITLES.get(section, section))
+            body.append(f'<tr class="section"><th colspan="{width}"><span>{title}</span></th></tr>')
+        body.append(_row(table, line, label))
+    failures = "".join(f"<li>{escape(reason)}</li>" for reason in table.failures)
+    return (
+        f'<h3>{escape(table.title)}</h3><div class="scroll"><table class="results"><thead>'
+        f'<tr><th rowspan="2"></th>{head}<th rowspan="2" class="group">|gap|</th><th rowspan="2">H(&beta;)</th>'
+        f'<th rowspan="2">route</th></tr><tr class="sub">{sub}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+        f'<p class="caption">{escape(table.caption)}</p>'
+        + (f'<div class="failed"><b>Not measured</b><ul>{failures}</ul></div>' if failures else "")
+    )
+
+
+def _row(table: Table, line: Line, label: str) -> str:
+    variant = line.variant
+    meaning = escape(GRANULARITIES.get(variant.granularity, ""), quote=True) if variant.method == "ligand" else ""
+    mark = ' <abbr title="knows the task of an image, or that its batch has one task">*</abbr>'
+    name = escape(label) + (mark if variant.knows_task else "") + (" ⚠" if line.failures else "")
+    cells = [_score_cells(line.scores.get(task, Score()), "") for task in table.tasks]
+    cells.append(_score_cells(line.mean, " mean", line.spread))
+    entropy = line.others["entropy"]
+    cells.append(
+        f'<td class="start">{number(line.absolute_gap)}</td><td>{"" if entropy != entropy else f"{entropy:.2f}"}</td>'
+        f"<td>{number(line.others['routing_accuracy'])}</td>"
+    )
+    return f'<tr><th title="{meaning}">{name}</th>{"".join(cells)}</tr>'
+
+
+def _score_cells(score: Score, extra: str, spread: Score | None = None) -> str:
+    varies = spread is not None and spread.merging == spread.merging
+    hint = f' title="± {number(spread.merging)} between combinations"' if spread and varies else ""
+    return (
+        f'<td class="start mer{extra}"{hint}>{number(score.merging)}</td>'
+        f'<td class="ens{extra}">{number(score.ensembling)}</td><td class="{extra.strip()}">{_gap(score.gap)}</td>'
+    )
+
+
+def _notes() -> str:
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th><td>{escape(meaning)}</td>"
+        f"<td>{'yes' if name in KNOWS_TASK else 'no'}</td></tr>"
+        for name, meaning in GRANULARITIES.items()
+    )
+    return (
+        f'<section id="notes"><h2>What the rows mean</h2>{_NOTES}'
+        f'<table class="notes"><thead><tr><th>granularity</th><th>what one merged model serves</th>'
+        f"<th>knows the task *</th></tr></thead><tbody>{rows}</tbody></table>"
+        "<p><b>|gap|</b>: mean of the absolute gaps over combinations and tasks, so that gains and losses do not "
+        "cancel. <b>H(&beta;)</b>: entropy of &beta; over log n; 0 chooses one expert, 1 weights all alike. "
+        "<b>route</b>: percentage of images whose largest &beta; is their own task's expert. <b>BN</b>: where "
+        "BatchNorm's statistics come from. Numbers are rounded one by one.</p></section>"
+    )

@@ -1,0 +1,106 @@
+"""What one line of a table stands for: a method with its settings; its label, section and place."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+GRANULARITIES: Final = {
+    "task": "one merged model for a task: the mean of beta over the task's val images",
+    "sample": "every image its own merged model",
+    "batch-first": "the first image's beta serves its whole batch of one task (the reference's rule)",
+    "batch-mean": "the mean beta of a batch of one task serves that batch",
+    "batch-first-mixed": "as batch-first, but a batch mixes all n tasks",
+    "batch-mean-mixed": "as batch-mean, but a batch mixes all n tasks",
+    "global": "one static merged model for everything: the mean of the task betas",
+}
+KNOWS_TASK: Final = frozenset({"task", "batch-first", "batch-mean"})
+
+REFERENCE, MERGING, ENSEMBLE = "reference", "merging", "ensembles, uniform"
+_SECTIONS: Final = (REFERENCE, MERGING, ENSEMBLE)
+_METHODS: Final = (
+    "zeroshot expert average weighted-average soup-greedy fuse task-arithmetic ties dare breadcrumbs magmax "
+    "pcb emr tall-mask consensus fisher regmean regmean-plus-plus adamerging adamerging-plus-plus wemoe "
+    "tsv-merge iso-c iso-cts slerp multi-slerp karcher ensemble-embedding ensemble-logit "
+    "ensemble-probability ensemble-vote ligand hard-routing"
+).split()
+_ALIGNMENTS: Final = ("sup", "semi")
+
+FIELDS: Final = (
+    "method",
+    "options",
+    "alignment",
+    "granularity",
+    "buffers",
+    "batch_size",
+    "protocol",
+    "split",
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The part of a row's key that a reader compares; batch_size 0 where there are no batches."""
+
+    method: str
+    options: str = "{}"
+    alignment: str = ""
+    granularity: str = ""
+    buffers: str = ""
+    batch_size: int = 0
+    protocol: str = ""
+    split: str = ""
+
+    @property
+    def section(self) -> str:
+        if self.alignment:
+            return f"ligand {self.alignment}"
+        if self.method in ("zeroshot", "expert"):
+            return REFERENCE
+        return ENSEMBLE if self.method.startswith("ensemble-") else MERGING
+
+    @property
+    def label(self) -> str:
+        """The line's name inside its section, with the options that are not the default."""
+        name = self.granularity if self.method == "ligand" else self.method.removeprefix("ensemble-")
+        options: dict[str, Any] = json.loads(self.options)
+        extra = [f"{key}={value}" for key, value in options.items()]
+        if self.buffers and self.buffers != "average":
+            extra.append(f"BN {self.buffers}")
+        return " ".join([name, *extra])
+
+    @property
+    def knows_task(self) -> bool:
+        """Whether the line needs to know the task of a test image: batches of one task tell it as well."""
+        return self.granularity in KNOWS_TASK and self.method != "expert"
+
+    @property
+    def title(self) -> str:
+        """The line's name on its own, as in `ligand sup task`."""
+        words = [self.method, self.alignment, self.granularity if self.method == "ligand" else ""]
+        extra = self.label.split(" ", 1)[1:]
+        return " ".join(word for word in [*words, *extra] if word)
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Where the line stands in a table."""
+        section = _SECTIONS.index(self.section) if self.section in _SECTIONS else len(_SECTIONS)
+        alignment = _ALIGNMENTS.index(self.alignment) if self.alignment in _ALIGNMENTS else 9
+        method = _METHODS.index(self.method) if self.method in _METHODS else len(_METHODS)
+        granularities = list(GRANULARITIES)
+        granularity = granularities.index(self.granularity) if self.granularity in granularities else 9
+        return (section, alignment, self.alignment, method, self.method, granularity, self.buffers,
+                self.options, self.batch_size, self.protocol, self.split)  # fmt: skip
+
+
+def labels(made: Sequence[Variant]) -> list[str]:
+    """The label of each variant of one table, with the batch size, protocol or split where those differ."""
+    short = [(variant.section, variant.label) for variant in made]
+    named = []
+    for variant, own in zip(made, short, strict=True):
+        same = [other for other, label in zip(made, short, strict=True) if label == own]
+        extra = [f"batch {variant.batch_size}"] if len({x.batch_size for x in same}) > 1 else []
+        extra += [name for name in ("protocol", "split") if len({getattr(x, name) for x in same}) > 1]
+        words = [str(getattr(variant, word)) if word in ("protocol", "split") else word for word in extra]
+        named.append(" ".join([variant.label, *words]))
+    return named

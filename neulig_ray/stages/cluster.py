@@ -1,0 +1,129 @@
+"""The Ray cluster of a run: started, or connected to, when the first missing artifact asks for it."""
+
+import os
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from neulig_ray.errors import InputError
+from neulig_ray.plugins import Plugin, load_plugins
+
+# What Ray and MLflow read from the environment, in the driver and in every worker.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # report() waits for one poll; the default is 2 s an epoch
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials are artifacts; no csv, json and tensorboard files
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+class Cluster:
+    """A cluster that starts on demand. A fully cached run never calls `start`."""
+
+    def __init__(self, address: str | None, plugins: Iterable[Plugin], *, autoscaling: bool = False) -> None:
+        self._address = address
+        self._plugins = tuple(plugins)
+        self._autoscaling = autoscaling
+        self.started = False
+
+    def start(self) -> None:
+        """Start or join; raises InputError when no Ray answers at the address."""
+        if self.started:
+            return
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        if self._address is None and not os.environ.get("RAY_ADDRESS"):
+            # A machine of our own: no token is needed on loopback, and none is written to the home folder.
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        import ray
+
+        plugins = self._plugins
+        environment: dict[str, Any] = {"env_vars": {name: os.environ[name] for name in _ENVIRONMENT}}
+        if plugins:
+            environment["worker_process_setup_hook"] = lambda: load_plugins(plugins)
+        options: dict[str, Any] = {
+            "runtime_env": environment,
+            "log_to_driver": False,  # workers speak through the progress board
+            "logging_level": "ERROR",
+        }
+        address = self._address or os.environ.get("RAY_ADDRESS")
+        if ray.is_initialized():  # a session that the caller owns: tests, notebooks
+            self._owned = False
+        elif address:
+            self._owned = True
+            _connect(address, options)
+        else:
+            self._owned = True
+            ray.init(include_dashboard=False, **options)
+        self.started = True
+
+    def check(self, *, cpus: float, gpus: float, what: str) -> None:
+        """Raises InputError when one `what` needs more than the whole cluster has."""
+        import ray
+
+        if self._autoscaling:
+            return
+        have = ray.cluster_resources()
+        for resource, need in (("CPU", cpus), ("GPU", gpus)):
+            if need > have.get(resource, 0):
+                raise InputError(
+                    f"{what} needs {need:g} {resource}s, but the cluster has {have.get(resource, 0):g}. "
+                    f"Lower cluster.{resource.lower()}s_per_worker or the workers, or add nodes; "
+                    "--cluster.autoscaling True if the cluster grows on demand."
+                )
+
+    def slots(self, *, cpus: float, gpus: float) -> int:
+        """How many workers of this size the cluster holds at once (at least 1)."""
+        import ray
+
+        have = ray.cluster_resources()
+        fits = [int(have.get("CPU", 0) // cpus)] if cpus else []
+        if gpus:
+            fits.append(int(have.get("GPU", 0) / gpus))
+        return max(1, min(fits)) if fits else 1
+
+    def stop(self) -> None:
+        """Leave the cluster, and end it if it was started here."""
+        if self.started and self._owned:
+            import ray
+
+            ray.shutdown()
+        self.started = False
+
+
+def _connect(address: str, options: dict[str, Any]) -> None:
+    """ray.init at an address, refused after a bounded wait: Ray itself waits for minutes."""
+    import ray
+
+    failure: list[BaseException] = []
+
+    def connect() -> None:
+        try:
+            ray.init(address=address, **options)
+        except BaseException as error:
+            failure.append(error)
+
+    if address != "auto":
+        _check_answers(address)
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(timeout=60)
+    if thread.is_alive() or failure:
+        reason = failure[0] if failure else "no answer within 60 s"
+        raise InputError(f"--address {address!r}: no Ray answers there ({reason}). "
+                         "`ray status` on the head shows its address; leave --address out for this machine alone.")
+
+
+def _check_answers(address: str) -> None:
+    import socket
+
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--address {address!r}: no Ray answers there ({error}). Use HOST:PORT of the head "
+            "(6379 unless told otherwise), `auto` on a node of the cluster, or leave it out."
+        ) from error

@@ -1,0 +1,72 @@
+"""Which models are combined: collaborators, combinations, cells. Pure functions of the configuration."""
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from neulig_ray.config import Experiment
+from neulig_ray.ligand.data import Combination
+
+_MOST_LISTED = 200_000  # more combinations than this are sampled without listing them all
+
+
+def collaborator(task: str, origin: str) -> str:
+    """The key of an expert among its arch's: "task@origin"."""
+    return f"{task}@{origin}"
+
+
+def origin_of(key: str) -> str:
+    return key.rpartition("@")[2]
+
+
+@dataclass(frozen=True)
+class Group:
+    """All combinations of one n over one arch and one origin, or over several origins (mixed)."""
+
+    arch: str
+    origin: str
+    n: int
+    combinations: tuple[Combination, ...]
+
+
+def groups(experiment: Experiment) -> list[Group]:
+    """Every (arch, origin, n) of the experiment with its combinations."""
+    e = experiment
+    found = []
+    for arch, n in itertools.product(e.archs, e.n):
+        for origin in e.origins:
+            pool = [tuple(collaborator(t, origin) for t in c) for c in itertools.combinations(sorted(e.tasks), n)]
+            found.append(Group(arch, origin, n, _draw(pool, e.combinations, f"{e.seed}/{n}/{len(e.tasks)}")))
+        if e.mixed_origins:
+            name = "+".join(e.origins)
+            found.append(Group(arch, name, n, _draw(_mixed(e, n), e.combinations, f"{e.seed}/{n}/mixed")))
+    return found
+
+
+def _mixed(e: Experiment, n: int) -> list[Combination]:
+    pool: list[Combination] = []
+    for tasks in itertools.combinations(sorted(e.tasks), n):
+        for origins in itertools.product(e.origins, repeat=n):
+            if len(set(origins)) > 1:
+                pool.append(tuple(map(collaborator, tasks, origins)))
+            if len(pool) >= _MOST_LISTED:
+                return pool
+    return pool
+
+
+def _draw(pool: Sequence[Combination], most: int | None, seed: str) -> tuple[Combination, ...]:
+    """At most `most` of the pool, drawn so that each collaborator occurs about equally often."""
+    if most is None or most >= len(pool):
+        return tuple(sorted(pool))
+    shuffled = list(pool)
+    random.Random(seed).shuffle(shuffled)  # noqa: S311 - a reproducible draw, not a secret
+    used: Counter[str] = Counter()
+    chosen: list[Combination] = []
+    while len(chosen) < most:
+        best = min(shuffled, key=lambda c: (sum(used[k] for k in c), max(used[k] for k in c)))
+        shuffled.remove(best)
+        used.update(best)
+        chosen.append(best)
+    return tuple(sorted(chosen))

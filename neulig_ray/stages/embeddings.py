@@ -1,0 +1,54 @@
+"""Stage `embeddings`: every expert, and every origin, looks once at every split of every task."""
+
+import copy
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from neulig_ray.models.archs import ARCHS
+from neulig_ray.models.clip import build_tower, embed
+from neulig_ray.stages.artifact import Artifact
+from neulig_ray.stages.experts import load_expert
+from neulig_ray.stages.jobs import Job, Made
+from neulig_ray.stages.origins import load_clip
+from neulig_ray.stages.prepare import array_bytes, load_split, read_array
+from neulig_ray.stages.storage import Storage
+from neulig_ray.tasks._base import SPLITS
+
+VERSION = 1
+
+
+def embedding_job(arch: str, model: Artifact, task: str, data: Artifact) -> Job:
+    """The un-normalised embeddings (N, d) of a task's splits by a model: an expert or an origin."""
+    inputs = {"model": model.fingerprint, "data": data.fingerprint}
+    artifact = Artifact.of("embedding", f"{model.label}.on.{task}", VERSION, inputs)
+    arguments = {"arch": arch, "model": model, "data": data}
+    return Job(artifact, _make, arguments, inputs=(model, data))
+
+
+def _make(storage: Storage, arch: str, model: Artifact, data: Artifact) -> Made:
+    tower = _load_tower(storage, model, arch)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    files = {}
+    for split in SPLITS:
+        images = load_split(storage, data, split).images
+        files[f"{split}.npy"] = array_bytes(embed(tower, images, ARCHS[arch], device=device))
+    return files, {"arch": arch, "model": model.label, "data": data.label}
+
+
+@functools.lru_cache(maxsize=2)
+def _load_tower(storage: Storage, model: Artifact, arch: str) -> torch.nn.Module:
+    if model.kind == "origin":
+        return copy.deepcopy(load_clip(storage, model, arch).visual)
+    tower = build_tower(ARCHS[arch])
+    tower.load_state_dict(load_expert(storage, model, arch))
+    return tower
+
+
+def load_embeddings(storage: Storage, artifacts: Mapping[tuple[str, str], Artifact], split: str) -> dict[
+    tuple[str, str], np.ndarray
+]:
+    """(model key, task) -> float32 (N, d), for one split."""
+    return {key: read_array(storage, artifact, f"{split}.npy") for key, artifact in artifacts.items()}

@@ -1,0 +1,128 @@
+"""Stages `heads` and `experts`: the frozen zero-shot classifiers, and the towers fine-tuned under them."""
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from neulig_ray.config import Experiment
+from neulig_ray.models.archs import ARCHS, FinetuneRecipe
+from neulig_ray.models.heads import zero_shot_head
+from neulig_ray.models.weights import describe, read_tower, tower_bytes
+from neulig_ray.stages.artifact import Artifact
+from neulig_ray.stages.combinations import collaborator
+from neulig_ray.stages.jobs import Job, Made
+from neulig_ray.stages.origins import Origin, load_clip
+from neulig_ray.stages.prepare import array_bytes, load_split, read_array
+from neulig_ray.stages.recipes import override
+from neulig_ray.stages.storage import Storage
+from neulig_ray.stages.training import Step, Worker
+from neulig_ray.tasks import TASKS
+from neulig_ray.training.finetune import finetune
+
+VERSION = 1
+FILE = "expert.safetensors"
+HEAD_FILE = "head.npy"
+
+
+def head_job(origin: Origin, task: str) -> Job:
+    """The zero-shot head (C, d) of a task, written by the origin's text tower."""
+    found = TASKS[task]
+    inputs = {
+        "origin": origin.artifact.fingerprint,
+        "class_names": found.class_names,
+        "templates": found.templates,
+    }
+    artifact = Artifact.of("head", f"{origin.arch}.{task}@{origin.name}", VERSION, inputs)
+    return Job(
+        artifact,
+        _make_head,
+        {"origin": origin.artifact, "arch": origin.arch, "task": task},
+        inputs=(origin.artifact,),
+    )
+
+
+def _make_head(storage: Storage, origin: Artifact, arch: str, task: str) -> Made:
+    found = TASKS[task]
+    head = zero_shot_head(load_clip(storage, origin, arch), ARCHS[arch], found.class_names, found.templates)
+    return {HEAD_FILE: array_bytes(head.numpy())}, {"arch": arch, "task": task, "class_names": found.class_names}
+
+
+@dataclass(frozen=True)
+class ExpertJob:
+    """An origin's visual tower fine-tuned on one task (a TrainJob)."""
+
+    artifact: Artifact
+    arch: str
+    key: str
+    task: str
+    origin: Artifact
+    head: Artifact
+    data: Artifact
+    recipe: FinetuneRecipe
+    seed: int
+
+    def steps(self, storage: Storage, worker: Worker, checkpoint: dict[str, Any] | None) -> Iterator[Step]:
+        tower = copy.deepcopy(load_clip(storage, self.origin, self.arch).visual)
+        for epoch in finetune(
+            tower,
+            torch.from_numpy(read_array(storage, self.head, HEAD_FILE)),
+            load_split(storage, self.data, "train"),
+            load_split(storage, self.data, "val"),
+            ARCHS[self.arch],
+            self.recipe,
+            seed=self.seed,
+            device=worker.device,
+            rank=worker.rank,
+            world_size=worker.world_size,
+            wrap=worker.wrap,
+            checkpoint=checkpoint,
+            name=self.artifact.label,
+        ):
+            point = {
+                "epoch": epoch.index,
+                "loss": epoch.loss,
+                "val_accuracy": epoch.val_accuracy,
+                "seconds": epoch.seconds,
+                "images_per_second": epoch.images_per_second,
+            }
+            yield Step(epoch.index == epoch.epochs, point, epoch.checkpoint, tower)
+
+    def files(self, last: Step, curve: list[dict[str, float]]) -> Made:
+        metadata = describe(
+            ARCHS[self.arch],
+            "tower",
+            task=self.task,
+            origin=self.key.rpartition("@")[2],
+            origin_fingerprint=self.origin.fingerprint,
+            seed=self.seed,
+            recipe=dataclasses.asdict(self.recipe),
+        )
+        info = {"arch": self.arch, "task": self.task, "origin": self.origin.label, "seed": self.seed, "curve": curve}
+        return {FILE: tower_bytes(last.model.state_dict(), metadata)}, info
+
+
+def expert_job(experiment: Experiment, origin: Origin, task: str, data: Artifact, head: Artifact) -> ExpertJob:
+    recipe = override(ARCHS[origin.arch].finetune, experiment.finetune)
+    inputs = {
+        "origin": origin.artifact.fingerprint,
+        "head": head.fingerprint,
+        "data": data.fingerprint,
+        "recipe": dataclasses.asdict(recipe),
+        "seed": experiment.seed,
+        "workers": experiment.finetune.workers,
+        "threads": experiment.cluster.cpus_per_worker,
+    }
+    key = collaborator(task, origin.name)
+    artifact = Artifact.of("expert", f"{origin.arch}.{key}", VERSION, inputs)
+    return ExpertJob(
+        artifact, origin.arch, key, task, origin.artifact, head, data, recipe, experiment.seed
+    )
+
+
+def load_expert(storage: Storage, artifact: Artifact, arch: str) -> Mapping[str, torch.Tensor]:
+    """The state of an expert's visual tower."""
+    return read_tower(storage.load(artifact, FILE), ARCHS[arch], label=f"expert {artifact.label}")[0]

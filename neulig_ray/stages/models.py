@@ -1,0 +1,39 @@
+"""The models of one arch, by name: what later stages look artifacts up in."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from neulig_ray.ligand.data import task_of
+from neulig_ray.stages.artifact import Artifact
+
+
+@dataclass(frozen=True)
+class ArchModels:
+    """Artifacts of one arch. Keys: collaborators "task@origin", origins by name, tasks by name.
+
+    `embeddings` are keyed by (collaborator or origin name, task).
+    """
+
+    arch: str
+    origins: dict[str, Artifact] = field(default_factory=dict)
+    heads: dict[str, Artifact] = field(default_factory=dict)
+    experts: dict[str, Artifact] = field(default_factory=dict)
+    embeddings: dict[tuple[str, str], Artifact] = field(default_factory=dict)
+    data: dict[str, Artifact] = field(default_factory=dict)
+
+    def restricted(self, keys: Iterable[str]) -> "ArchModels":
+        """Only what a combination of these collaborators needs."""
+        keys = list(keys)
+        tasks = {task_of(key) for key in keys}
+        models = {*keys, *self.origins}
+        return ArchModels(
+            self.arch,
+            self.origins,
+            {k: self.heads[k] for k in keys},
+            {k: self.experts[k] for k in keys},
+            {(m, t): a for (m, t), a in self.embeddings.items() if m in models and t in tasks},
+            {t: self.data[t] for t in tasks},
+        )
+
+    def inputs(self) -> tuple[Artifact, ...]:
+        return (*self.origins.values(), *self.heads.values(), *self.experts.values(), *self.embeddings.values())

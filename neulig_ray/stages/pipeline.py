@@ -1,0 +1,91 @@
+"""The pipeline of an experiment: tasks, origins, heads, experts, embeddings, ligands, evaluations."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from neulig_ray.errors import StageError
+from neulig_ray.stages.cluster import Cluster
+from neulig_ray.stages.evaluations import run_evaluations
+from neulig_ray.stages.jobs import Failures, Job, Resources, run_stage
+from neulig_ray.stages.origins import store_file
+from neulig_ray.stages.plan import Plan
+from neulig_ray.stages.progress import Reporter
+from neulig_ray.stages.search import run_search
+from neulig_ray.stages.storage import Storage
+from neulig_ray.stages.training import TrainJob, run_trainings
+
+# What each command of the pipeline ends with.
+LAST_STAGE: Final = {
+    "pretrain": "origins",
+    "finetune": "experts",
+    "embed": "embeddings",
+    "search": "ligands",
+    "evaluate": "evaluations",
+    "run": "evaluations",
+}
+STAGES: Final = ("tasks", "origins", "heads", "experts", "embeddings", "ligands", "evaluations")
+
+
+class Pipeline:
+    """Runs the stages of a plan in their order. What failed, and why, stands in `failures`."""
+
+    def __init__(self, plan: Plan, storage: Storage, cluster: Cluster, reporter: Reporter) -> None:
+        self.plan = plan
+        self.storage = storage
+        self.cluster = cluster
+        self.reporter = reporter
+        self.failures: Failures = {}
+        c = plan.experiment.cluster
+        self.resources = Resources(c.cpus_per_worker, c.gpus_per_worker, c.max_failures)
+        self.on_cpu = Resources(c.cpus_per_worker, 0.0, c.max_failures)
+
+    def run(self, last: str) -> None:
+        """Run up to and with the stage `last`; failed pieces do not stop their siblings."""
+        stages: dict[str, Callable[[], None]] = {
+            "tasks": self._tasks,
+            "origins": self._origins,
+            "heads": self._heads,
+            "experts": self._experts,
+            "embeddings": self._embeddings,
+            "ligands": self._ligands,
+            "evaluations": self._evaluations,
+        }
+        for stage in STAGES:
+            stages[stage]()
+            if stage == last:
+                return
+
+    def _tasks(self) -> None:
+        self._small("tasks", list(self.plan.tasks.values()), self.on_cpu)
+        if any(job.artifact.fingerprint in self.failures for job in self.plan.tasks.values()):
+            raise StageError("; ".join(self.failures.values()))
+
+    def _origins(self) -> None:
+        for origin in self.plan.origins:
+            store_file(origin, self.storage)
+        if jobs := [origin.job for origin in self.plan.origins if origin.job is not None]:
+            self._train("origins", jobs, self.plan.experiment.pretrain.workers)
+
+    def _heads(self) -> None:
+        self._small("heads", self.plan.heads, self.on_cpu)
+
+    def _experts(self) -> None:
+        self._train("experts", self.plan.experts, self.plan.experiment.finetune.workers)
+
+    def _embeddings(self) -> None:
+        self._small("embeddings", self.plan.embeddings, self.resources)
+
+    def _ligands(self) -> None:
+        run_search(self.plan.cells, self.plan.models, self.storage, self.cluster, self.on_cpu, self.reporter,
+                   self.failures)
+
+    def _evaluations(self) -> None:
+        run_evaluations(self.plan.evaluations, self.storage, self.cluster, self.resources, self.reporter,
+                        self.failures)
+
+    def _small(self, name: str, jobs: Sequence[Job], resources: Resources) -> None:
+        run_stage(name, jobs, self.storage, self.cluster, resources, self.reporter, self.failures)
+
+    def _train(self, name: str, jobs: Sequence[TrainJob], workers: int) -> None:
+        run_trainings(name, jobs, self.storage, self.cluster, self.resources, workers,
+                      self.plan.experiment.cluster.max_groups, self.reporter, self.failures)

@@ -1,0 +1,96 @@
+"""Everything that an experiment consists of, by name: computed from its configuration, before any work."""
+
+from dataclasses import dataclass
+
+from neulig_ray.config import Experiment, check_values
+from neulig_ray.errors import InputError
+from neulig_ray.models.archs import ARCHS
+from neulig_ray.stages.artifact import Artifact
+from neulig_ray.stages.combinations import Group, collaborator, groups
+from neulig_ray.stages.embeddings import embedding_job
+from neulig_ray.stages.evaluations import Evaluation, plan_evaluations
+from neulig_ray.stages.methods import MethodSpec
+from neulig_ray.stages.experts import ExpertJob, expert_job, head_job
+from neulig_ray.stages.jobs import Job
+from neulig_ray.stages.models import ArchModels
+from neulig_ray.stages.origins import Origin, origin_name, plan_origin
+from neulig_ray.stages.prepare import task_job
+from neulig_ray.stages.search import Cell, plan_cell
+from neulig_ray.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The artifacts of an experiment, stage by stage; each names its inputs by their fingerprints."""
+
+    experiment: Experiment
+    tasks: dict[str, Job]
+    origins: list[Origin]
+    heads: list[Job]
+    experts: list[ExpertJob]
+    embeddings: list[Job]
+    models: dict[str, ArchModels]
+    groups: list[Group]
+    cells: list[Cell]
+    evaluations: list[Evaluation]
+
+    def artifacts(self) -> dict[str, list[Artifact]]:
+        """Stage -> its artifacts, in the order of the stages."""
+        return {
+            "tasks": [job.artifact for job in self.tasks.values()],
+            "origins": [origin.artifact for origin in self.origins],
+            "heads": [job.artifact for job in self.heads],
+            "experts": [job.artifact for job in self.experts],
+            "embeddings": [job.artifact for job in self.embeddings],
+            "search": [trial.artifact for cell in self.cells for trial in cell.trials],
+            "ligands": [cell.artifact for cell in self.cells],
+            "evaluations": [evaluation.job.artifact for evaluation in self.evaluations],
+        }
+
+
+def make_plan(experiment: Experiment) -> Plan:
+    """Check the experiment and name all it consists of; raises InputError before anything is started."""
+    check_values(experiment)
+    e = experiment
+    for name in (*e.tasks, *(e.pretrain.tasks)):
+        TASKS[name]
+    for name in e.archs:
+        ARCHS[name]
+    names = [origin_name(given) for given in e.origins]
+    if len(set(names)) != len(names):
+        raise InputError(f"origins {e.origins}: two of them are called {max(names, key=names.count)!r}; rename one")
+    methods = [MethodSpec.parse(text) for text in e.methods]
+    if twice := [m for m in methods if methods.count(m) > 1]:
+        raise InputError(f"methods name {twice[0].name!r} twice with the same options")
+
+    tasks = {name: task_job(name, e.task_seed) for name in e.tasks}
+    origins, heads, experts, embeddings, models = [], [], [], [], {}
+    for arch in e.archs:
+        known = ArchModels(arch)
+        for given in e.origins:
+            origin = plan_origin(e, arch, given)
+            origins.append(origin)
+            known.origins[origin.name] = origin.artifact
+            for task, data in tasks.items():
+                key = collaborator(task, origin.name)
+                head = head_job(origin, task)
+                expert = expert_job(e, origin, task, data.artifact, head.artifact)
+                heads.append(head)
+                experts.append(expert)
+                known.heads[key] = head.artifact
+                known.experts[key] = expert.artifact
+        looking = {**known.experts, **known.origins}
+        for key, model in looking.items():
+            for task, data in tasks.items():
+                job = embedding_job(arch, model, task, data.artifact)
+                embeddings.append(job)
+                known.embeddings[key, task] = job.artifact
+        known.data.update({task: job.artifact for task, job in tasks.items()})
+        models[arch] = known
+
+    found = groups(e)
+    cells = []
+    if any(m.method.kind == "ligand" for m in methods):
+        cells = [plan_cell(e, group, alignment, models[group.arch]) for group in found for alignment in e.alignment]
+    evaluations = plan_evaluations(e, methods, found, cells, models)
+    return Plan(e, tasks, origins, heads, experts, embeddings, models, found, cells, evaluations)

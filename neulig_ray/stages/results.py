@@ -1,0 +1,88 @@
+"""The results table of a run, and the provenance beside it."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import pandas as pd
+
+from neulig_ray.report.schema import frame
+from neulig_ray.stages.artifact import fingerprint
+from neulig_ray.stages.evaluations import evaluation_rows
+from neulig_ray.stages.jobs import Failures
+from neulig_ray.stages.plan import Plan
+from neulig_ray.stages.storage import Storage
+
+TABLE, ABOUT = "results.parquet", "results.json"
+_PACKAGES = ("neulig-ray", "ray", "torch", "torchvision", "open_clip_torch", "mlflow", "numpy", "pandas")
+
+
+def write_results(plan: Plan, storage: Storage, failures: Failures) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Gather the evaluations' rows and write them: as the experiment's last, and under their fingerprint."""
+    table = frame([row for evaluation in plan.evaluations for row in evaluation_rows(evaluation, storage, failures)])
+    about = _provenance(plan, failures)
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    name = plan.experiment.name
+    for folder in (f"{name}/history/{about['fingerprint']}", name):
+        storage.write(f"{folder}/{TABLE}", buffer.getvalue())
+        storage.write(f"{folder}/{ABOUT}", json.dumps(about, indent=1, sort_keys=True).encode())
+    return table, about
+
+
+def read_results(storage: Storage, name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """An experiment's last results; raises FileNotFoundError when there are none."""
+    table = pd.read_parquet(io.BytesIO(storage.read(f"{name}/{TABLE}")))
+    return frame(table), json.loads(storage.read(f"{name}/{ABOUT}"))
+
+
+def _provenance(plan: Plan, failures: Failures) -> dict[str, Any]:
+    e = plan.experiment
+    labels = {a.fingerprint: f"{a.kind} {a.label}" for found in plan.artifacts().values() for a in found}
+    return {
+        "experiment": e.name,
+        "fingerprint": fingerprint([evaluation.job.artifact.fingerprint for evaluation in plan.evaluations]),
+        "configuration": dataclasses.asdict(e),
+        "seeds": {"seed": e.seed, "task_seed": e.task_seed, "origins": list(e.origins)},
+        "command": " ".join(sys.argv),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}},
+        "git_commit": _git_commit(),
+        "hardware": {
+            "machine": platform.machine(),
+            "system": f"{platform.system()} {platform.release()}",
+            "cpus": os.cpu_count(),
+            "gpus": _gpus(),
+        },
+        "failures": {labels.get(name, name): reason for name, reason in failures.items()},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git_commit() -> str:
+    """The commit of the code that runs; empty outside a checkout, with a + when files differ from it."""
+    folder = os.path.dirname(__file__)
+    try:
+        describe = ["git", "-C", folder, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+        return subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

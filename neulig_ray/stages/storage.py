@@ -1,0 +1,162 @@
+"""Where artifacts live: a local path or an object store, written whole or not at all."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+from neulig_ray.errors import InputError, StageError
+from neulig_ray.stages.artifact import Artifact
+
+MANIFEST = "manifest.json"
+_CLAIM_FILES: dict[str, int] = {}
+
+
+class Storage:
+    """Artifacts under one URI (a path, s3://, gs://: what Ray's storage_path accepts).
+
+    An artifact exists when its manifest does: the manifest holds the sha256 and the size in bytes of each
+    of its files and is written last. Writing an artifact twice is harmless: the bytes are the same.
+    """
+
+    def __init__(self, uri: str) -> None:
+        """Raises InputError when no file system answers to the URI's scheme."""
+        self.local = "://" not in uri or uri.startswith("file://")
+        try:
+            if self.local:
+                path = uri.removeprefix("file://")
+                self._fs: fs.FileSystem = fs.LocalFileSystem()
+                self.root = str(Path(path).expanduser().resolve())
+            else:
+                self._fs, self.root = fs.FileSystem.from_uri(uri)
+        except (ValueError, OSError) as error:
+            raise InputError(
+                f"--storage {uri!r}: {error}. Use a local path, s3://bucket/prefix or gs://bucket/prefix."
+            ) from error
+        self.uri = self.root if self.local else uri
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Storage) and other.uri == self.uri
+
+    def __hash__(self) -> int:
+        return hash(self.uri)
+
+    def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
+        return Storage, (self.uri,)
+
+    def full(self, path: str) -> str:
+        """The path of `path` on this storage's own file system."""
+        return f"{self.root}/{path}" if path else self.root
+
+    def child_uri(self, path: str) -> str:
+        """The URI of a folder, as Ray's storage_path takes it."""
+        return f"{self.uri.rstrip('/')}/{path}"
+
+    def check_writable(self) -> None:
+        """Raises InputError, naming the storage and the remedy, when a file cannot be written there."""
+        probe = f".probe-{uuid.uuid4().hex}"
+        try:
+            self.write(probe, b"")
+            self._fs.delete_file(self.full(probe))
+        except (OSError, StageError) as error:
+            raise InputError(
+                f"--storage {self.uri!r} cannot be written: {error}. Name another folder or bucket, "
+                "or mend its permissions."
+            ) from error
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file whole or not at all: under its final name only when every byte is there."""
+        target = self.full(path)
+        part = f"{target}.{uuid.uuid4().hex}.part" if self.local else target  # objects appear whole anyway
+        try:
+            self._fs.create_dir(os.path.dirname(target), recursive=True)
+            with self._fs.open_output_stream(part) as stream:
+                stream.write(data)
+            if part != target:
+                self._fs.move(part, target)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                if part != target:
+                    self._fs.delete_file(part)
+            raise StageError(f"cannot write {target}: {error}") from error
+
+    def read(self, path: str) -> bytes:
+        """The bytes of a file; raises FileNotFoundError."""
+        with self._fs.open_input_stream(self.full(path)) as stream:
+            return bytes(stream.read())
+
+    def is_file(self, path: str) -> bool:
+        return self._fs.get_file_info(self.full(path)).type == fs.FileType.File
+
+    def commit(self, artifact: Artifact, files: Mapping[str, bytes], info: Mapping[str, Any]) -> None:
+        """Write the files, then the manifest with their hashes and `info` (plain JSON values)."""
+        for name, data in files.items():
+            self.write(f"{artifact.path}/{name}", data)
+        manifest = {
+            "kind": artifact.kind,
+            "label": artifact.label,
+            "fingerprint": artifact.fingerprint,
+            "files": {
+                name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+                for name, data in files.items()
+            },
+            "info": dict(info),
+        }
+        self.write(f"{artifact.path}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+
+    def exists(self, artifact: Artifact) -> bool:
+        return self.is_file(f"{artifact.path}/{MANIFEST}")
+
+    def manifest(self, artifact: Artifact) -> dict[str, Any]:
+        """What `commit` recorded; raises FileNotFoundError when the artifact does not exist."""
+        return json.loads(self.read(f"{artifact.path}/{MANIFEST}"))
+
+    def load(self, artifact: Artifact, name: str) -> bytes:
+        """A file of an artifact."""
+        return self.read(f"{artifact.path}/{name}")
+
+    def delete_tree(self, path: str) -> None:
+        """Remove a folder with all below it; one that is not there is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.delete_dir(self.full(path))
+
+    def files(self, path: str) -> list[fs.FileInfo]:
+        """All files below a folder, with their sizes."""
+        selector = fs.FileSelector(self.full(path), recursive=True, allow_not_found=True)
+        return [info for info in self._fs.get_file_info(selector) if info.type == fs.FileType.File]
+
+    @contextlib.contextmanager
+    def claim(self, artifact: Artifact, *, wait: bool) -> Iterator[bool]:
+        """Hold the right to make `artifact`; yields False when another process holds it and not `wait`.
+
+        Claims are the kernel's locks on single bytes of one file, at the fingerprint's offset: a killed
+        process lets go, and thousands of claims need one file handle. Object stores cannot lock: there
+        every claim is granted, and two makers write the same bytes.
+        """
+        if not self.local:
+            yield True
+            return
+        handle, offset = self._claims(), int(artifact.fingerprint, 16) >> 2  # below 2**62
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, offset)
+        except (BlockingIOError, PermissionError):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            fcntl.lockf(handle, fcntl.LOCK_UN, 1, offset)
+
+    def _claims(self) -> int:
+        # Closing any handle of the file would drop the process's locks on it: one stays open for good.
+        if self.root not in _CLAIM_FILES:
+            Path(self.root).mkdir(parents=True, exist_ok=True)
+            _CLAIM_FILES[self.root] = os.open(self.full(".claims"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        return _CLAIM_FILES[self.root]

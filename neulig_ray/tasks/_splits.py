@@ -1,0 +1,46 @@
+"""Splits that the task's name and the seed decide, and nothing else."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from neulig_ray.seeds import stable_generator
+from neulig_ray.tasks._base import Split
+from neulig_ray.tasks._drawing import Labels
+
+Draw = Callable[[np.random.Generator, Labels], npt.NDArray[np.uint8]]
+
+
+def balanced(rng: np.random.Generator, count: int, num_classes: int) -> Labels:
+    """Labels (count,) in random order; any two classes differ by at most one in number."""
+    return rng.permutation(np.arange(count, dtype=np.int64) % num_classes)
+
+
+def rendered(task: str, seed: int, num_classes: int, draw: Draw, train: int = 3000) -> dict[str, Split]:
+    """Balanced splits of `train`, 500 and 600 pictures, each drawn from a generator of its own."""
+    splits = {}
+    for name, count in {"train": train, "val": 500, "test": 600}.items():
+        rng = stable_generator(task, name, seed)
+        labels = balanced(rng, count, num_classes)
+        splits[name] = Split(draw(rng, labels), labels)
+    return splits
+
+
+def stratified(task: str, seed: int, labels: Labels, counts: Mapping[str, int]) -> dict[str, Labels]:
+    """Disjoint index arrays, `counts` of them, in which the classes have (nearly) the shares of the whole.
+
+    Every class is shuffled and its members are spread evenly over one line, which is then cut.
+    """
+    rng = stable_generator(task, "splits", seed)
+    position = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        position[members] = (np.arange(len(members)) + rng.random()) / len(members)
+    line = np.argsort(position, kind="stable")
+    ends = np.cumsum(list(counts.values()))
+    assert ends[-1] <= len(labels), f"{ends[-1]} images asked of {len(labels)}"
+    return {
+        name: rng.permutation(line[end - count : end])
+        for (name, count), end in zip(counts.items(), ends, strict=True)
+    }

@@ -1,0 +1,177 @@
+"""The one tracker, in the driver: brings an MLflow store up to date with what the stages wrote."""
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from neulig_ray.errors import InputError, StageError
+from neulig_ray.tracking import projection, store
+from neulig_ray.tracking.records import Cell, ExpertCurve, Trial
+from neulig_ray.tracking.runs import CONTENT, KEY, Run
+
+_PAGE: Final = 1000  # runs asked for at once
+_BATCH: Final = 1000  # metrics that MLflow takes at once
+_PARENT: Final = "mlflow.parentRunId"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """How many runs the experiment amounts to, and how many of them had to be written."""
+
+    runs: int
+    written: int
+
+
+class Tracker:
+    """Records an experiment at a tracking URI; `artifact_location` None leaves it to the server.
+
+    Runs are found by the tag `neulig.key` and skipped when the tag `neulig.content`, written after everything
+    else, says that nothing changed: recording again, or after an interruption, completes and never repeats.
+    """
+
+    def __init__(self, uri: str, experiment: str, artifact_location: str | None = None) -> None:
+        self.uri = uri
+        self.experiment = experiment
+        self.artifact_location = artifact_location
+
+    def check(self) -> None:
+        """Raise InputError when nothing could be recorded; takes seconds at most."""
+        store.check(self.uri)
+
+    def record(
+        self,
+        results: pd.DataFrame,
+        trials: Sequence[Trial] = (),
+        experts: Sequence[ExpertCurve] = (),
+        cells: Sequence[Cell] = (),
+        artifacts: Mapping[str, bytes] | None = None,
+    ) -> Recorded:
+        """Create and update what is missing or changed. `artifacts` are laid beside every cell's own.
+
+        Raises StageError when the store fails on the way: the same command again records the rest.
+        """
+        wanted = projection.runs(self.experiment, results, trials, experts, cells, artifacts)
+        try:
+            return self._bring_up_to_date(wanted)
+        except (InputError, StageError):
+            raise
+        except Exception as error:  # MLflow, its HTTP client and its database raise their own
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+            raise StageError(
+                f"MLflow at {self.uri!r} stopped recording {self.experiment!r}: {reason}. Nothing is lost: the "
+                "same command again records what is missing."
+            ) from error
+
+    def _bring_up_to_date(self, wanted: Sequence[Run]) -> Recorded:
+        client = store.client(self.uri)
+        experiment_id = self._experiment_id(client)
+        known = _known(client, experiment_id)
+        children: dict[str, list[Run]] = {}
+        for run in wanted:
+            children.setdefault(run.parent, []).append(run)
+        written = 0
+        for parent in children.get("", []):
+            family = [run for run in (*children.get(parent.key, ()), parent) if not _stands(run, known)]
+            if family:
+                parent_id = _ensure(client, experiment_id, parent, known)
+                for run in family:  # the parent last: a finished parent has all its children
+                    _write(client, experiment_id, run, known, parent_id)
+            written += len(family)
+        return Recorded(len(wanted), written)
+
+    def _experiment_id(self, client: Any) -> str:
+        found = client.get_experiment_by_name(self.experiment)
+        if found and found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        if found and self.artifact_location not in (None, found.artifact_location):
+            # The storage was moved or copied: the old runs point into another folder, which is not ours to fill.
+            client.rename_experiment(found.experiment_id, f"{self.experiment} (moved, {found.experiment_id})")
+            found = None
+        if found:
+            return str(found.experiment_id)
+        location, path = self.artifact_location, store.database(self.uri)
+        if path and not location:
+            location = (path.parent / "mlflow-artifacts").as_uri()  # MLflow's own choice depends on the folder
+        tags = {"mlflow.experimentKind": "custom_model_development"}  # else the page asks every reader
+        return str(client.create_experiment(self.experiment, artifact_location=location, tags=tags))
+
+
+def _known(client: Any, experiment_id: str) -> dict[str, Any]:
+    """The experiment's runs by key. Of runs that two drivers made at once the first stays."""
+    found: dict[str, Any] = {}
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id], filter_string=f"tags.`{KEY}` LIKE '%'", max_results=_PAGE,
+            order_by=["attributes.start_time ASC", "attributes.run_id ASC"], page_token=token,
+        )  # fmt: skip
+        for run in page:
+            key = run.data.tags[KEY]
+            if key not in found:
+                found[key] = run
+            elif run.info.status != "RUNNING":
+                client.delete_run(run.info.run_id)
+        token = page.token
+        if not token:
+            return found
+
+
+def _stands(run: Run, known: Mapping[str, Any]) -> bool:
+    there = known.get(run.key)
+    return bool(there and there.data.tags.get(CONTENT) == run.content and there.info.status == run.status)
+
+
+def _ensure(client: Any, experiment_id: str, run: Run, known: dict[str, Any], parent_id: str = "") -> str:
+    """The id of the run, made if need be: the key goes in with the creation, so it is found ever after."""
+    if run.key not in known:
+        tags = {KEY: run.key, "mlflow.source.name": "neulig", **({_PARENT: parent_id} if parent_id else {})}
+        start = int((time.time() - run.seconds) * 1000)
+        known[run.key] = client.create_run(experiment_id, start_time=start, tags=tags, run_name=run.name)
+    return str(known[run.key].info.run_id)
+
+
+def _write(client: Any, experiment_id: str, run: Run, known: dict[str, Any], parent_id: str) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    run_id = _ensure(client, experiment_id, run, known, parent_id if run.parent else "")
+    if CONTENT in known[run.key].data.tags:
+        client.set_tag(run_id, CONTENT, "")  # from here on the run stands for neither state
+    _write_files(client, run_id, run)
+    now = int(time.time() * 1000)
+    metrics = [Metric(name, value, now, step) for name, value, step in run.metrics]
+    for start in range(_BATCH, len(metrics), _BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+    tables = [{"path": name, "type": "table"} for name in run.tables]  # what log_table leaves for the page
+    tags = {**run.tags, **({"mlflow.loggedArtifacts": json.dumps(tables)} if tables else {})}
+    client.log_batch(
+        run_id,
+        metrics=metrics[:_BATCH],
+        params=[Param(name, value) for name, value in run.params.items()],
+        tags=[RunTag(name, value) for name, value in {**tags, CONTENT: run.content}.items()],
+    )
+    client.set_terminated(run_id, run.status, end_time=now)
+
+
+def _write_files(client: Any, run_id: str, run: Run) -> None:
+    """All artifacts in one call. Tables as log_table writes them, which would append to an earlier one."""
+    if not run.tables and not run.files:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name, rows in run.tables.items():
+            path = _place(folder, name)
+            rows.to_json(path, orient="split", index=False)
+        for name, data in run.files.items():
+            _place(folder, name).write_bytes(data if isinstance(data, bytes) else data())
+        client.log_artifacts(run_id, folder)
+
+
+def _place(folder: str, name: str) -> Path:
+    path = Path(folder, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,78 @@
+"""What one MLflow run shall hold, as plain data."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import pandas as pd
+
+from neulig_ray.report.summary import Line, Score
+
+_VERSION: Final = 1  # raised when runs are to be recorded anew though their inputs are the same
+
+KEY, CONTENT, FINGERPRINT = "neulig.key", "neulig.content", "neulig.fingerprint"
+File = bytes | Callable[[], bytes]
+Metric = tuple[str, float, int]  # name, value, step
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as it shall stand in the store. `files` may be drawn late: `source` is what they are made of."""
+
+    key: str
+    name: str
+    parent: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Sequence[Metric] = ()
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    files: Mapping[str, File] = field(default_factory=dict)
+    source: str = ""
+    seconds: float = 0.0
+    succeeded: bool = True
+
+    @property
+    def status(self) -> str:
+        return "FINISHED" if self.succeeded else "FAILED"
+
+    @property
+    def content(self) -> str:
+        """A hash of everything that the run shows: an unchanged one needs no recording."""
+        digest = hashlib.sha256()
+        plain = [_VERSION, self.name, self.parent, dict(self.tags), dict(self.params), list(self.metrics),
+                 self.status, self.source]  # fmt: skip
+        digest.update(json.dumps(plain, sort_keys=True).encode())
+        for name, rows in sorted(self.tables.items()):
+            digest.update(f"{name}\n{rows.to_json(orient='split')}".encode())
+        for name, data in sorted(self.files.items()):
+            digest.update(name.encode() + (hashlib.sha256(data).digest() if isinstance(data, bytes) else b""))
+        return digest.hexdigest()[:32]
+
+
+def finite(metrics: Iterable[tuple[str, float | None, int]]) -> list[Metric]:
+    """The metrics that have a value, under names that MLflow accepts."""
+    return [
+        (re.sub(r"[^\w\-. /:]", "_", name), float(value), step)
+        for name, value, step in metrics
+        if value is not None and abs(value) < float("inf")
+    ]
+
+
+def score_metrics(score: Score, of: str) -> list[Metric]:
+    """merging/<of>, ensembling/<of> and gap/<of>, as far as they were measured."""
+    values = {"merging": score.merging, "ensembling": score.ensembling, "gap": score.gap}
+    return finite((f"{name}/{of}", value, 0) for name, value in values.items())
+
+
+def line_metrics(line: Line) -> list[Metric]:
+    """Everything that a line of a table says, by task and as means."""
+    others = {name.removesuffix("_accuracy"): value for name, value in line.others.items()}
+    others["absolute_gap"] = line.absolute_gap
+    return [
+        *(metric for task, score in line.scores.items() for metric in score_metrics(score, task)),
+        *score_metrics(line.mean, "mean"),
+        *finite((f"{name}/mean", value, 0) for name, value in others.items()),
+    ]

@@ -1,0 +1,139 @@
+"""Fine-tuning: a visual tower becomes the expert of one task, under the task's frozen zero-shot head."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from neulig_ray.errors import InputError
+from neulig_ray.models.archs import Arch, FinetuneRecipe
+from neulig_ray.models.clip import embed, preprocess
+from neulig_ray.models.heads import accuracy
+from neulig_ray.tasks import Split
+from neulig_ray.training.optimisation import adamw, scheduled, take_step, to_cpu
+
+Checkpoint = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is known after an epoch. `checkpoint` and `state` copy to the CPU when they are called."""
+
+    index: int  # epochs finished: 1..epochs
+    epochs: int
+    loss: float  # mean over this worker's images
+    val_accuracy: float  # percent
+    seconds: float
+    images_per_second: float  # of all workers
+    checkpoint: Callable[[], Checkpoint]
+    state: Callable[[], dict[str, Tensor]]
+
+
+def finetune(
+    tower: nn.Module,
+    head: Tensor,
+    train: Split,
+    val: Split,
+    arch: Arch,
+    recipe: FinetuneRecipe,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
+    checkpoint: Checkpoint | None = None,
+    name: str = "",
+) -> Iterator[Epoch]:
+    """Train `tower` in place; its weights after the last epoch are the expert (no selection).
+
+    Order and augmentation of an epoch are a function of (seed, epoch), so that a run resumed from a
+    `checkpoint` is bit-identical to an undisturbed one; from the last epoch's, nothing is yielded and
+    `tower` holds the expert. Each of `world_size` workers takes every world_size-th image of each global
+    batch; `wrap` is where data parallelism goes, and averages gradients. Images left over at the end of an
+    epoch wait for the next one. Raises TrainingDiverged, naming `name`, epoch and step, and InputError for
+    batches too small to share.
+    """
+    device = torch.device(device)
+    batch_size = min(recipe.batch_size, len(train))
+    if batch_size // world_size < 2:
+        raise InputError(
+            f"{name}: batches of {batch_size} images cannot be shared by {world_size} workers; "
+            "use fewer workers or a larger batch_size"
+        )
+    torch.set_flush_denormal(True)
+    tower.to(device)
+    head = head.to(device)
+    done = 0
+    if checkpoint is not None:
+        tower.load_state_dict(checkpoint["tower"])
+        done = int(checkpoint["epoch"])
+    parallel = wrap(tower)
+    optimizer = adamw(tower, recipe.learning_rate, recipe.weight_decay)
+    if checkpoint is not None:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+
+    per_epoch = len(train) // batch_size
+    steps = recipe.epochs * per_epoch
+    val_labels = torch.from_numpy(val.labels)
+    for epoch in range(done, recipe.epochs):
+        start = time.perf_counter()
+        generator = np.random.default_rng((seed, epoch))
+        order = generator.permutation(len(train))
+        shifts = generator.integers(-recipe.shift, recipe.shift + 1, size=(len(train), 2))
+        parallel.train()
+        total, seen = 0.0, 0
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(int(generator.integers(2**63)))  # for archs that drop units or patches
+            for step in range(per_epoch):
+                index = order[step * batch_size : (step + 1) * batch_size][rank::world_size]
+                images = shifted(train.images[index], shifts[index])
+                labels = torch.from_numpy(train.labels[index]).to(device)
+                rate = scheduled(epoch * per_epoch + step, steps, recipe.learning_rate, recipe.warmup)
+                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                    z = parallel(preprocess(images, arch, device))
+                losses = cross_entropy(normalize(z.float(), dim=-1) @ head.T, labels, reduction="sum")
+                take_step(
+                    optimizer,
+                    losses * (world_size / batch_size),  # workers' gradients are averaged
+                    rate,
+                    recipe.gradient_clip,
+                    f"{name}: epoch {epoch + 1}, step {step + 1}",
+                )
+                total += losses.item()
+                seen += len(index)
+        seconds = time.perf_counter() - start
+        embeddings = torch.from_numpy(embed(tower, val.images, arch, device=device))
+
+        def save(finished: int = epoch + 1) -> Checkpoint:
+            return {
+                "epoch": finished,
+                "tower": to_cpu(tower.state_dict()),
+                "optimizer": to_cpu(optimizer.state_dict()),
+            }
+
+        yield Epoch(
+            index=epoch + 1,
+            epochs=recipe.epochs,
+            loss=total / seen,
+            val_accuracy=accuracy(embeddings, head.cpu(), val_labels),
+            seconds=seconds,
+            images_per_second=per_epoch * batch_size / seconds,
+            checkpoint=save,
+            state=lambda: to_cpu(dict(tower.state_dict())),
+        )
+
+
+def shifted(images: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Images (B, H, W, 3) moved by (dy, dx) pixels each, int (B, 2); the border pixels are repeated."""
+    height, width = images.shape[1:3]
+    rows = np.clip(np.arange(height) - shifts[:, :1], 0, height - 1)
+    columns = np.clip(np.arange(width) - shifts[:, 1:], 0, width - 1)
+    batch = np.arange(len(images))[:, None, None]
+    moved: np.ndarray = images[batch, rows[:, :, None], columns[:, None, :]]
+    return moved
