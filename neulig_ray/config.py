@@ -1,6 +1,5 @@
 """What an experiment is: typed, frozen, and checked before anything starts."""
 
-import itertools
 import re
 from dataclasses import dataclass, field
 from typing import Literal
@@ -134,7 +133,8 @@ class Experiment:
     """Method names, each with options as name:option=value,option=value."""
     alignment: tuple[Literal["sup", "semi"], ...] = ("sup", "semi")
     """The ligand's prediction term: cross-entropy, or entropy without labels."""
-    protocol: Literal["standard"] = "standard"
+    protocol: Literal["standard", "paper"] = "standard"
+    """Which splits and transforms; `paper`, the reference's, awaits the paper's tasks."""
     seed: int = 0
     """Of experts, ligands, search and orders."""
     task_seed: int = 0
@@ -158,7 +158,7 @@ def check_values(experiment: Experiment) -> None:
         if not values:
             raise InputError(f"{label} is empty: name at least one")
         if len(set(values)) != len(values):
-            twice = next(v for v in values if values.count(v) > 1)  # type: ignore[arg-type]
+            twice = next(v for v in values if values.count(v) > 1)
             raise InputError(f"{label} names {twice!r} twice")
     for n in e.n:
         if n < 2:
@@ -168,6 +168,10 @@ def check_values(experiment: Experiment) -> None:
                 f"n {n} is larger than the number of tasks ({len(e.tasks)}: {', '.join(e.tasks)}); "
                 f"add tasks or use n of at most {len(e.tasks)}"
             )
+    if e.protocol != "standard":
+        raise InputError(
+            f"protocol {e.protocol!r} needs the paper's data sets, and no task has them: use standard"
+        )
     if e.mixed_origins and len(e.origins) < 2:
         raise InputError(f"mixed_origins needs two origins or more, not {len(e.origins)}: add --origins")
     if "ligand" in e.methods and not e.alignment:
@@ -197,19 +201,21 @@ def check_values(experiment: Experiment) -> None:
     for label, value in positive.items():
         if value is not None and not value > 0:
             raise InputError(f"{label} {value!r} must be greater than 0")
-    for label, value in {"cluster.gpus_per_worker": e.cluster.gpus_per_worker, "seed": e.seed,
-                         "task_seed": e.task_seed, "cluster.max_failures": e.cluster.max_failures}.items():
+    for label, value in {
+        "cluster.gpus_per_worker": e.cluster.gpus_per_worker,
+        "seed": e.seed,
+        "task_seed": e.task_seed,
+        "cluster.max_failures": e.cluster.max_failures,
+    }.items():
         if not value >= 0:
             raise InputError(f"{label} {value!r} must not be negative")
-    for label, (low, high) in (("search.learning_rate", e.search.learning_rate),
-                               ("search.alignment_weight", e.search.alignment_weight)):
+    for label, (low, high) in (
+        ("search.learning_rate", e.search.learning_rate),
+        ("search.alignment_weight", e.search.alignment_weight),
+    ):
         if not 0 < low <= high:
             raise InputError(f"{label} ({low}, {high}) must be an increasing pair of positive numbers")
     if not 0 <= e.search.zero_alignment <= 1:
         raise InputError(f"search.zero_alignment {e.search.zero_alignment} must lie in 0..1")
     if "ligand" in e.methods and not e.evaluation.granularities:
         raise InputError(f"evaluation.granularities is empty: use some of {', '.join(GRANULARITIES)}")
-
-
-def count_combinations(tasks: int, n: int) -> int:
-    return sum(1 for _ in itertools.combinations(range(tasks), n))

@@ -50,4 +50,6 @@ def load_plugins(plugins: Iterable[Plugin]) -> None:
             exec(compile(plugin.text, str(path), "exec"), module.__dict__)  # noqa: S102 - the user's own file
         except Exception as error:
             del sys.modules[plugin.module]
-            raise InputError(f"plugin {plugin.name!r} does not import: {type(error).__name__}: {error}") from error
+            raise InputError(
+                f"plugin {plugin.name!r} does not import: {type(error).__name__}: {error}"
+            ) from error

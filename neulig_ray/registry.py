@@ -45,7 +45,10 @@ class Registry(Generic[T]):
             return self._items[name]
         except KeyError:
             raise unknown(
-                self.kind, name, self._items, f"`neulig ls {self.kind}s` describes them; --plugins adds a file."
+                self.kind,
+                name,
+                self._items,
+                f"`neulig ls {self.kind}s` describes them; --plugins adds a file.",
             ) from None
 
     def module(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""A results table as a whole quickstart leaves it, drawn from a seed: what reports and trackers are tested on."""
+"""What a whole quickstart leaves behind, drawn from a seed: reports and trackers are tested on it."""
 
 import itertools
 import random
@@ -53,9 +53,8 @@ def _arch_rows(
     }
     for task in tasks:
         single = base | {"task": task, "seconds": 0.4}
-        yield single | {"n": 0, "method": "zeroshot", "granularity": "global", "merging_accuracy": ZEROSHOT[task]}
-        yield single | {"n": 1, "method": "expert", "granularity": "task", "collaborators": task,
-                        "merging_accuracy": EXPERT[task]}  # fmt: skip
+        yield single | {"n": 0, "method": "zeroshot", "merging_accuracy": ZEROSHOT[task]}
+        yield single | {"n": 1, "method": "expert", "collaborators": task, "merging_accuracy": EXPERT[task]}
     for n in sizes:
         for combination in itertools.combinations(tasks, n):
             for task in combination:
@@ -68,9 +67,9 @@ def _combination_rows(arch: str, n: int, task: str, draw: random.Random) -> Iter
     def near(value: float, spread: float = 1.0) -> float:
         return round(min(100.0, max(0.0, draw.gauss(value, spread))), 2)
 
-    uniform = near(EXPERT[task] - 12 * n ** 0.5)
+    uniform = near(EXPERT[task] - 12 * n**0.5)
     for buffers, lift in (("average", 0), ("re-estimated", 5)) if arch == "tiny-rn" else (("", 0),):
-        merged = near(EXPERT[task] - 24 * n ** 0.4 + lift)
+        merged = near(EXPERT[task] - 24 * n**0.4 + lift)
         yield {"method": "average", "granularity": "global", "buffers": buffers, "merging_accuracy": merged,
                "ensembling_accuracy": uniform, "seconds": 0.3}  # fmt: skip
     for place, method in enumerate(ENSEMBLES):
@@ -102,11 +101,19 @@ def trials(frame: pd.DataFrame, count: int = 8) -> list[Trial]:
         for alignment, number in itertools.product(("sup", "semi"), range(count)):
             made.append(
                 Trial(
-                    arch=cell.arch, origin=cell.origin, n=cell.n, seed=cell.seed, alignment=alignment,
-                    learning_rate=10 ** draw.uniform(-4, -1), alignment_weight=10 ** draw.uniform(-4, 1),
-                    val_merging=draw.uniform(60, 80), val_ensembling=draw.uniform(60, 80),
-                    seconds=1.5, fingerprint=f"trial-{number}", selected=number == 3,
-                )  # fmt: skip
+                    arch=cell.arch,
+                    origin=cell.origin,
+                    n=cell.n,
+                    seed=cell.seed,
+                    alignment=alignment,
+                    learning_rate=10 ** draw.uniform(-4, -1),
+                    alignment_weight=10 ** draw.uniform(-4, 1),
+                    val_merging=draw.uniform(60, 80),
+                    val_ensembling=draw.uniform(60, 80),
+                    seconds=1.5,
+                    fingerprint=f"trial-{number}",
+                    selected=number == 3,
+                )
             )
     return made
 
@@ -126,11 +133,11 @@ def curves(frame: pd.DataFrame, epochs: int = 8) -> list[ExpertCurve]:
     experts = frame[frame["method"] == "expert"].to_dict("records")
     return [
         ExpertCurve(
-            arch=row["arch"], origin=row["origin"], task=row["task"], seed=0, fingerprint=f"expert-{row['task']}",
+            arch=row["arch"], origin=row["origin"], task=row["task"], seed=0, fingerprint=f"e-{row['task']}",
             test_accuracy=row["merging_accuracy"],
             epochs=[
-                {"epoch": epoch, "loss": 2 / (epoch + 1), "val_accuracy": 90 - 40 / (epoch + 1), "seconds": 1.1}
-                for epoch in range(epochs)
+                {"epoch": e, "loss": 2 / (e + 1), "val_accuracy": 90 - 40 / (e + 1), "seconds": 1.1}
+                for e in range(epochs)
             ],
         )
         for row in experts

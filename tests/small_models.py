@@ -63,7 +63,8 @@ def make_data(split: str, states: Mapping[str, Mapping[str, torch.Tensor]]) -> L
     labels = {task: rng.integers(0, CLASSES[task], len(images[task])) for task in images}
     heads_rng = np.random.default_rng(3)
     heads = {
-        key: (5 * heads_rng.standard_normal((CLASSES[task_of(key)], DIM))).astype(np.float32) for key in states
+        key: (5 * heads_rng.standard_normal((CLASSES[task_of(key)], DIM))).astype(np.float32)
+        for key in states
     }
     for arrays in (embeddings, labels, heads, images):
         for array in arrays.values():

@@ -2,7 +2,6 @@
 
 import pickle
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,11 +220,3 @@ def test_hard_routing_is_the_largest_beta_alone() -> None:
     beta = torch.tensor([[0.2, 0.5, 0.3], [0.9, 0.05, 0.05]])
     assert METHODS["hard-routing"].function(beta).tolist() == [[0, 1, 0], [1, 0, 0]]
     assert torch.equal(METHODS["ligand"].function(beta), beta)
-
-
-def test_plain_layers_do_not_import_ray_or_mlflow() -> None:
-    package = Path(__file__).parents[1] / "neulig_ray"
-    for layer in ("merging", "ligand", "evaluation"):
-        for file in (package / layer).glob("*.py"):
-            for word in ("import ray", "from ray", "mlflow", "neulig_ray.stages", "neulig_ray.tracking"):
-                assert word not in file.read_text(), f"{file.name}: {word}"

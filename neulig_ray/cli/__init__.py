@@ -10,7 +10,10 @@ from neulig_ray.errors import InputError, StageError, unknown
 
 # command -> (module with a `main(command, arguments) -> int`, what it does)
 COMMANDS = {
-    "run": ("pipeline", "the whole pipeline of an experiment; resumes; prints the merging-versus-ensembling table"),
+    "run": (
+        "pipeline",
+        "the whole pipeline; resumes; prints the merging-versus-ensembling table",
+    ),
     "pretrain": ("pipeline", "the pipeline up to the origins"),
     "finetune": ("pipeline", "the pipeline up to the experts"),
     "embed": ("pipeline", "the pipeline up to the embeddings"),
@@ -30,16 +33,18 @@ usage: neulig COMMAND [arguments]
 {commands}
 
 EXPERIMENT is a Python file that defines `experiment = Experiment(...)`, or the stem of a file in ./experiments.
-Every field of it can be set on the command line: neulig run quickstart --archs tiny-rn --ligand.epochs 20
+Every field can be set on the command line: neulig run quickstart --archs tiny-rn --ligand.epochs 20
 `neulig COMMAND --help` tells the rest.
 
-exit status: 0 done; 1 something failed, with what is finished kept; 2 the input is unusable, nothing was started
+exit status: 0 done; 1 something failed, what is finished is kept; 2 unusable input, nothing was started
 """
 
 
 def usage() -> str:
     width = max(map(len, COMMANDS))
-    return _USAGE.format(commands="\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()))
+    return _USAGE.format(
+        commands="\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +75,10 @@ def guarded(run: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except StageError as error:
-        print(f"failed: {error}\nWhat was finished is kept: the same command goes on from there.", file=sys.stderr)
+        print(
+            f"failed: {error}\nWhat was finished is kept: the same command goes on from there.",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from here", file=sys.stderr)

@@ -23,7 +23,9 @@ def find(given: str) -> Path:
     near = difflib.get_close_matches(path.stem, known, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     listing = f" In ./{FOLDER}: {', '.join(known)}." if known else f" There is no folder ./{FOLDER} here."
-    raise InputError(f"no experiment {given!r}.{hint}{listing} Give the path of a file or the stem of one there.")
+    raise InputError(
+        f"no experiment {given!r}.{hint}{listing} Give the path of a file or the stem of one there."
+    )
 
 
 def load(given: str) -> tuple[Experiment, str]:
@@ -43,5 +45,7 @@ def load(given: str) -> tuple[Experiment, str]:
         raise InputError(f"{path} does not import: {type(error).__name__}: {error}") from error
     experiment = getattr(module, "experiment", None)
     if not isinstance(experiment, Experiment):
-        raise InputError(f"{path} defines no `experiment = Experiment(...)` (found {type(experiment).__name__})")
+        raise InputError(
+            f"{path} defines no `experiment = Experiment(...)` (found {type(experiment).__name__})"
+        )
     return experiment, module.__doc__ or ""

@@ -14,7 +14,9 @@ from neulig_ray.plugins import load_plugins, read_plugins
 def main(command: str, arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"neulig {command}", description=__doc__)
     parser.add_argument("what", choices=sorted(_LISTINGS))
-    parser.add_argument("--plugins", nargs="*", default=[], metavar="PATH", help="files that add to the lists")
+    parser.add_argument(
+        "--plugins", nargs="*", default=[], metavar="PATH", help="files that add to the lists"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(arguments)
     load_plugins(read_plugins(given.plugins))
@@ -59,7 +61,8 @@ def _archs() -> list[dict[str, Any]]:
             "arch": arch.name,
             "activation": arch.activation,
             "dimension": arch.config["embed_dim"],
-            "shipped origins": ", ".join(f"seed-{k}" for k in range(10) if shipped(arch.name, f"seed-{k}")) or "none",
+            "shipped origins": ", ".join(f"seed-{k}" for k in range(10) if shipped(arch.name, f"seed-{k}"))
+            or "none",
             "description": arch.description,
         }
         for arch in ARCHS.values()
@@ -89,7 +92,9 @@ def _experiments() -> list[dict[str, Any]]:
         try:
             experiment, text = load(str(path))
         except InputError as error:
-            rows.append({"experiment": path.stem, "archs": "", "tasks": "", "n": "", "about": f"error: {error}"})
+            rows.append(
+                {"experiment": path.stem, "archs": "", "tasks": "", "n": "", "about": f"error: {error}"}
+            )
             continue
         about = text.strip().splitlines()[0] if text.strip() else ""
         rows.append(

@@ -34,9 +34,9 @@ class _Flags:
     options: Annotated[Options, tyro.conf.arg(name="")]
 
 
-def parse(experiment: Experiment, arguments: Sequence[str], *, prog: str, description: str) -> tuple[
-    Experiment, Options
-]:
+def parse(
+    experiment: Experiment, arguments: Sequence[str], *, prog: str, description: str
+) -> tuple[Experiment, Options]:
     """The experiment with the flags' values over its own, and the common options; exits 2 on a wrong flag."""
     flags = tyro.cli(
         _Flags,
@@ -46,7 +46,11 @@ def parse(experiment: Experiment, arguments: Sequence[str], *, prog: str, descri
         default=_Flags(experiment=experiment, options=Options()),
     )
     options = flags.options
-    if "://" in options.storage and not options.storage.startswith("file://") and options.tracking_uri is None:
+    if (
+        "://" in options.storage
+        and not options.storage.startswith("file://")
+        and options.tracking_uri is None
+    ):
         raise InputError(
             f"--storage {options.storage!r} is not local, so that MLflow's sqlite database cannot lie in it: "
             "give --tracking-uri http://HOST:PORT (an MLflow server)"

@@ -1,30 +1,32 @@
 """`neulig run`, and the commands that stop earlier in the pipeline."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-
-import pandas as pd
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from neulig_ray.cli.experiments import load
 from neulig_ray.cli.options import Options, parse
 from neulig_ray.config import Experiment
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         return _without_experiment(command, arguments)
     experiment, about = load(arguments[0])
-    return run_command(command, experiment, arguments[1:], prog=f"neulig {command} {arguments[0]}", about=about)
+    return run_command(
+        command, experiment, arguments[1:], prog=f"neulig {command} {arguments[0]}", about=about
+    )
 
 
 def _without_experiment(command: str, arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog=f"neulig {command}",
-        usage=f"neulig {command} EXPERIMENT [--storage URI] [--address HOST:PORT] [--tracking-uri URI] [--seed N] "
-        "[--plugins PATH ...] [--dry-run] [--quiet] [--json] [--field.name value ...]",
+        usage=f"neulig {command} EXPERIMENT [--storage URI] [--address HOST:PORT] [--tracking-uri URI] "
+        "[--seed N] [--plugins PATH ...] [--dry-run] [--quiet] [--json] [--field.name value ...]",
         description=f"EXPERIMENT: a file, or the stem of one in ./experiments (`neulig ls experiments`). "
         f"`neulig {command} EXPERIMENT --help` lists every field with its value there.",
     )
@@ -54,11 +56,13 @@ def run_command(
         return session.status()
 
 
-def _print(table: pd.DataFrame, options: Options) -> None:
+def _print(table: "pd.DataFrame", options: Options) -> None:
     if options.json:
         table.to_json(sys.stdout, orient="records", indent=1)
         print()
         return
+    from rich.console import Console
+
     from neulig_ray.report.table import print_tables
 
     print_tables(table, Console())

@@ -15,10 +15,13 @@ from neulig_ray.stages.storage import Storage
 from neulig_ray.tracking import records
 
 
-def expert_curves(plan: Plan, storage: Storage, failures: Failures, results: pd.DataFrame) -> list[records.ExpertCurve]:
+def expert_curves(
+    plan: Plan, storage: Storage, failures: Failures, results: pd.DataFrame
+) -> list[records.ExpertCurve]:
     """Every expert's epochs, its accuracy on test, or why it failed."""
     rows = results[results["method"] == "expert"]
-    accuracy = {(r.arch, r.origin, r.task): r.merging_accuracy for r in rows.itertuples()}
+    places = zip(rows["arch"], rows["origin"], rows["task"], strict=True)
+    accuracy = dict(zip(places, rows["merging_accuracy"].tolist(), strict=True))
     found = []
     for job in plan.experts:
         reason = failures.get(job.artifact.fingerprint)
@@ -72,7 +75,7 @@ def cells(plan: Plan, storage: Storage) -> list[records.Cell]:
             for cell in own
             if storage.exists(cell.artifact)
         }
-        of = [cell.artifact.fingerprint for cell in own] or [group.combinations]
+        of: Any = [cell.artifact.fingerprint for cell in own] or group.combinations
         found.append(
             records.Cell(
                 **_place(group), seed=plan.experiment.seed, fingerprint=fingerprint(of), ligand_files=files

@@ -1,5 +1,6 @@
 """One command's run over one storage: checks first, then stages, then what people look at."""
 
+from pathlib import Path
 from types import TracebackType
 
 import pandas as pd
@@ -83,12 +84,17 @@ class Session:
             cells=cells(self.plan, self.storage),
         )
         uri = self._tracking()[0]
-        self.reporter.say(f"[bold]MLflow[/]       {recorded.runs} runs, {recorded.written} of them written to {uri}")
+        self.reporter.say(
+            f"[bold]MLflow[/]       {recorded.runs} runs, {recorded.written} of them written to {uri}"
+        )
 
-    def write_report(self) -> None:
-        """The HTML page beside the results."""
+    def write_report(self, out: Path | None = None) -> None:
+        """The HTML page, beside the results or as the file `out`."""
         name = self.plan.experiment.name
         page = render({name: self._table}, {name: self._provenance})
+        if out is not None:
+            out.write_text(page)
+            return
         self.storage.write(f"{name}/{REPORT}", page.encode())
         self.reporter.say(f"report       {self.storage.full(f'{name}/{REPORT}')}")
 

@@ -85,7 +85,7 @@ def unpack(source: Path | str | bytes, label: str = "") -> tuple[State, dict[str
     try:
         state = safetensors.torch.load(source)
     except (SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{where} is damaged ({error}): copy or make it again") from error
+        raise InputError(f"{where} is damaged ({error}): copy it again") from error
     try:
         metadata = json.loads(header.get("__metadata__", {}).get(HEADER_KEY, "null"))
     except json.JSONDecodeError as error:
@@ -111,18 +111,15 @@ def _header(data: bytes, where: str) -> dict[str, Any]:
             f"{where} is truncated: {len(data)} bytes, but its header alone takes {8 + size}; copy it again"
         )
     try:
-        header = json.loads(data[8 : 8 + size])
-    except ValueError as error:
-        raise InputError(
-            f"{where} is damaged: its header is not JSON ({error}); copy or make it again"
-        ) from error
-    tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-    end = max((entry["data_offsets"][1] for entry in tensors), default=0)
+        header = dict(json.loads(data[8 : 8 + size]))
+        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+        end = max((int(entry["data_offsets"][1]) for entry in tensors), default=0)
+        dict(header.get("__metadata__", {}))
+    except (ValueError, TypeError, LookupError) as error:
+        raise InputError(f"{where} is damaged: its header cannot be read ({error}); copy it again") from error
     if len(data) < 8 + size + end:
-        raise InputError(
-            f"{where} is truncated: {len(data)} of {8 + size + end} bytes; copy or make it again"
-        )
-    return dict(header)
+        raise InputError(f"{where} is truncated: {len(data)} of {8 + size + end} bytes; copy it again")
+    return header
 
 
 def stored_arch(metadata: Mapping[str, Any], where: str) -> Arch:

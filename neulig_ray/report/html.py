@@ -10,7 +10,7 @@ import pandas as pd
 from neulig_ray.report import plots
 from neulig_ray.report.page import STYLE
 from neulig_ray.report.summary import Line, Score, Table, tables
-from neulig_ray.report.table import gap_style, number
+from neulig_ray.report.table import extras, gap_style, number
 from neulig_ray.report.variants import GRANULARITIES, KNOWS_TASK, labels
 
 _SECTION_TITLES: Final = {
@@ -20,15 +20,21 @@ _SECTION_TITLES: Final = {
     "ligand sup": "Ligand, supervised (sup)",
     "ligand semi": "Ligand, without labels (semi)",
 }
+_KNOWS: Final = "knows the task of an image, or that its batch has one task"
+_SCATTER: Final = (
+    "Merging against ensembling, a point for each task of each combination. Below the line merging loses."
+)
+_GAPS: Final = f"The gap by granularity; the bar is the mean. * {_KNOWS}."
 _NOTES: Final = """
 <p><b>Merging</b> runs one network whose parameters are the &beta;-weighted sum of the experts';
 <b>ensembling</b> runs every expert and weights their embeddings with the same &beta;. The <b>gap</b> is
 ensembling minus merging, in percentage points: positive where merging loses. A ligand's ensembling accuracy
 always uses every image's own &beta;, whatever the row's granularity.</p>
-<p>Most of the method's strength is choosing the right expert, so <b>hard routing</b> (the expert with the
-largest &beta;, nothing merged) stands in the same table, and so does what happens when batches mix tasks or when
-one <b>global</b> model has to serve everything. Read a small gap at <code>task</code>, <code>batch-first</code>
-or <code>batch-mean</code> for what it is: these use the fact that a batch, or a test set, holds one task only.</p>
+<p>Much of the method's strength is choosing the right expert, so <b>hard routing</b> (the expert with the
+largest &beta;, nothing merged) stands in the same table, and so does what happens when batches mix tasks or
+when one <b>global</b> model has to serve everything. Read a small gap at <code>task</code>,
+<code>batch-first</code> or <code>batch-mean</code> for what it is: these use the fact that a batch, or a test
+set, holds one task only.</p>
 """
 
 
@@ -38,7 +44,8 @@ def render(frames: Mapping[str, pd.DataFrame], provenance: Mapping[str, Mapping[
     Needs nothing but the file: styles and plots are inside, and it follows the reader's light or dark theme.
     """
     sections = [
-        _experiment(name, frame, provenance.get(name, {}), place) for place, (name, frame) in enumerate(frames.items())
+        _experiment(name, frame, provenance.get(name, {}), place)
+        for place, (name, frame) in enumerate(frames.items())
     ]
     title = " · ".join(frames)
     links = "".join(f'<a href="#e{place}">{escape(name)}</a>' for place, name in enumerate(frames))
@@ -61,10 +68,8 @@ def _experiment(name: str, frame: pd.DataFrame, provenance: Mapping[str, Any], p
         parts.append(headline)
     combined = frame[frame["n"] > 1]
     if combined["ensembling_accuracy"].notna().any():
-        parts.append(_figure(plots.scatter(combined, "inline"), "Merging against ensembling: a point for each task "
-                             "of each combination. On the line, merging loses nothing."))  # fmt: skip
-        parts.append(_figure(plots.gaps(combined, "inline"), "The gap by granularity; the bar is the mean. "
-                             "* knows the task of an image, or that its batch has one task."))  # fmt: skip
+        parts.append(_figure(plots.scatter(combined, "inline"), _SCATTER))
+        parts.append(_figure(plots.gaps(combined, "inline"), _GAPS))
     parts += [_table(table) for table in made]
     return "".join([*parts, "</section>"])
 
@@ -123,8 +128,8 @@ def _headline(made: Sequence[Table]) -> str:
     return (
         f'<div class="scroll"><table class="headline"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
-        f'<p class="caption">Mean accuracy in percent over combinations and tasks, ligands {how}; small: the gap of '
-        "merging to ensembling in points. * knows the task of an image.</p>"
+        f'<p class="caption">Mean accuracy in percent over combinations and tasks, ligands {how}; small: '
+        "ensembling minus merging in points. * knows the task of an image.</p>"
     )
 
 
@@ -152,8 +157,8 @@ def _table(table: Table) -> str:
     failures = "".join(f"<li>{escape(reason)}</li>" for reason in table.failures)
     return (
         f'<h3>{escape(table.title)}</h3><div class="scroll"><table class="results"><thead>'
-        f'<tr><th rowspan="2"></th>{head}<th rowspan="2" class="group">|gap|</th><th rowspan="2">H(&beta;)</th>'
-        f'<th rowspan="2">route</th></tr><tr class="sub">{sub}</tr></thead>'
+        f'<tr><th rowspan="2"></th>{head}<th rowspan="2" class="group">|gap|</th>'
+        f'<th rowspan="2">H(&beta;)</th><th rowspan="2">route</th></tr><tr class="sub">{sub}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
         f'<p class="caption">{escape(table.caption)}</p>'
         + (f'<div class="failed"><b>Not measured</b><ul>{failures}</ul></div>' if failures else "")
@@ -162,16 +167,13 @@ def _table(table: Table) -> str:
 
 def _row(table: Table, line: Line, label: str) -> str:
     variant = line.variant
-    meaning = escape(GRANULARITIES.get(variant.granularity, ""), quote=True) if variant.method == "ligand" else ""
-    mark = ' <abbr title="knows the task of an image, or that its batch has one task">*</abbr>'
+    meaning = escape(GRANULARITIES.get(variant.granularity, "")) if variant.method == "ligand" else ""
+    mark = f' <abbr title="{_KNOWS}">*</abbr>'
     name = escape(label) + (mark if variant.knows_task else "") + (" ⚠" if line.failures else "")
     cells = [_score_cells(line.scores.get(task, Score()), "") for task in table.tasks]
     cells.append(_score_cells(line.mean, " mean", line.spread))
-    entropy = line.others["entropy"]
-    cells.append(
-        f'<td class="start">{number(line.absolute_gap)}</td><td>{"" if entropy != entropy else f"{entropy:.2f}"}</td>'
-        f"<td>{number(line.others['routing_accuracy'])}</td>"
-    )
+    gap, entropy, routing = extras(line)
+    cells.append(f'<td class="start">{gap}</td><td>{entropy}</td><td>{routing}</td>')
     return f'<tr><th title="{meaning}">{name}</th>{"".join(cells)}</tr>'
 
 
@@ -180,7 +182,8 @@ def _score_cells(score: Score, extra: str, spread: Score | None = None) -> str:
     hint = f' title="± {number(spread.merging)} between combinations"' if spread and varies else ""
     return (
         f'<td class="start mer{extra}"{hint}>{number(score.merging)}</td>'
-        f'<td class="ens{extra}">{number(score.ensembling)}</td><td class="{extra.strip()}">{_gap(score.gap)}</td>'
+        f'<td class="ens{extra}">{number(score.ensembling)}</td>'
+        f'<td class="{extra.strip()}">{_gap(score.gap)}</td>'
     )
 
 
@@ -194,8 +197,8 @@ def _notes() -> str:
         f'<section id="notes"><h2>What the rows mean</h2>{_NOTES}'
         f'<table class="notes"><thead><tr><th>granularity</th><th>what one merged model serves</th>'
         f"<th>knows the task *</th></tr></thead><tbody>{rows}</tbody></table>"
-        "<p><b>|gap|</b>: mean of the absolute gaps over combinations and tasks, so that gains and losses do not "
-        "cancel. <b>H(&beta;)</b>: entropy of &beta; over log n; 0 chooses one expert, 1 weights all alike. "
-        "<b>route</b>: percentage of images whose largest &beta; is their own task's expert. <b>BN</b>: where "
-        "BatchNorm's statistics come from. Numbers are rounded one by one.</p></section>"
+        "<p><b>|gap|</b>: mean of the absolute gaps over combinations and tasks, so that gains and losses do "
+        "not cancel. <b>H(&beta;)</b>: entropy of &beta; over log n; 0 chooses one expert, 1 weights all "
+        "alike. <b>route</b>: percentage of images whose largest &beta; is their own task's expert. "
+        "<b>BN</b>: where BatchNorm's statistics come from. Numbers are rounded one by one.</p></section>"
     )

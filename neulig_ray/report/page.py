@@ -28,8 +28,8 @@ code { font-size: 0.92em; background: var(--band); padding: 0 4px; border-radius
 .facts b { color: var(--ink); font-weight: 600; }
 details { font-size: 13px; margin: 6px 0 18px; }
 summary { cursor: pointer; color: var(--accent); }
-pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px; overflow: auto;
-  max-height: 420px; }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px;
+  overflow: auto; max-height: 420px; }
 figure { margin: 26px 0; padding: 16px 18px; background: var(--card); border: 1px solid var(--line);
   border-radius: 12px; text-align: center; }
 figure svg { max-width: 100%; height: auto; color: var(--ink); }
@@ -42,15 +42,17 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
   background: var(--card); }
 .results thead th { font-weight: 600; font-size: 12px; }
 .results thead .group { text-align: center; padding-top: 10px; border-left: 1px solid var(--line); }
-.results .sub th { color: var(--soft); font-weight: 400; font-size: 11px; border-bottom: 1px solid var(--line); }
+.results .sub th { color: var(--soft); font-weight: 400; font-size: 11px;
+  border-bottom: 1px solid var(--line); }
 .results .sub th:nth-child(3n+1), .results .start { border-left: 1px solid var(--line); padding-left: 9px; }
 .results .mer { font-weight: 600; }
 .results .ens { color: var(--soft); }
 .results .mean { background: var(--band); }
-.results .section th { padding: 9px 10px 3px; font-size: 11px; text-transform: uppercase; letter-spacing: 0.06em;
-  color: var(--soft); border-top: 1px solid var(--line); font-weight: 600; }
+.results .section th { padding: 9px 10px 3px; font-size: 11px; text-transform: uppercase;
+  letter-spacing: 0.06em; color: var(--soft); border-top: 1px solid var(--line); font-weight: 600; }
 .results .section span { position: sticky; left: 10px; }
-.results tbody tr:not(.section):hover td, .results tbody tr:not(.section):hover th { background: var(--band); }
+.results tbody tr:not(.section):hover td,
+.results tbody tr:not(.section):hover th { background: var(--band); }
 .results tbody tr:last-child td, .results tbody tr:last-child th { padding-bottom: 10px; }
 .gap { border-radius: 5px; padding: 0 4px; font-size: 0.94em; }
 .gap.green { color: var(--good); background: var(--good-bg); }
@@ -59,7 +61,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .headline { width: 100%; font-size: 14px; }
 .headline th, .headline td { padding: 8px 14px; text-align: right; white-space: nowrap; }
 .headline tbody tr + tr { border-top: 1px solid var(--line); }
-.headline thead th { color: var(--soft); font-weight: 500; font-size: 12.5px; border-bottom: 1px solid var(--line); }
+.headline thead th { color: var(--soft); font-weight: 500; font-size: 12.5px;
+  border-bottom: 1px solid var(--line); }
 .headline tbody th { text-align: left; }
 .headline small { color: var(--soft); font-weight: 400; margin-left: 8px; }
 .headline .big { font-size: 16px; font-weight: 600; }

@@ -1,4 +1,4 @@
-"""Two plots: merging against ensembling with its diagonal (the paper's Figure 3), and the gap by granularity."""
+"""Merging against ensembling with its diagonal (the paper's Figure 3), and the gap by granularity."""
 
 import io
 from collections.abc import Sequence
@@ -112,7 +112,8 @@ def svg(figure: Any) -> str:
     import matplotlib
 
     stream = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "neulig", "font.family": "sans-serif"}):
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "neulig", "font.family": "sans-serif"}
+    with matplotlib.rc_context(settings):
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     return text[text.index("<svg") :].replace(_INLINE_INK, "currentColor")

@@ -87,9 +87,9 @@ def frame(rows: Iterable[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
     for name in given.columns:
         if name not in COLUMNS:
             raise unknown("column of the results", str(name), COLUMNS)
-    made: dict[str, pd.Series[Any]] = {}
+    made: dict[str, Any] = {}
     for name, dtype in COLUMNS.items():
-        column = given[name] if name in given else pd.Series([None] * len(given), index=given.index)
+        column: Any = given[name] if name in given else pd.Series([None] * len(given), index=given.index)
         if name == "options":
             column = column.map(lambda value: canonical_options(None if _missing(value) else value))
         made[name] = column.astype(dtype)
@@ -106,7 +106,7 @@ def frame(rows: Iterable[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
 def describe(row: Mapping[Any, Any]) -> str:
     """The key of a row for people: `name=value` of what is not empty."""
     named = ((name, row[name]) for name in KEY)
-    return ", ".join(f"{name}={value}" for name, value in named if not _missing(value) and value not in ("", "{}"))
+    return ", ".join(f"{name}={x}" for name, x in named if not _missing(x) and x not in ("", "{}"))
 
 
 def _missing(value: object) -> bool:
@@ -117,7 +117,9 @@ def _check(table: pd.DataFrame) -> None:
     repeated = table.duplicated(list(KEY))
     if repeated.any():
         row = table[repeated].iloc[0].to_dict()
-        raise StageError(f"{int(repeated.sum())} rows of the results repeat a key, the first: {describe(row)}")
+        raise StageError(
+            f"{int(repeated.sum())} results repeat the key of another, the first: {describe(row)}"
+        )
     for name in PERCENTAGES:
         wrong = (table[name] < 0) | (table[name] > 100)
         if wrong.any():

@@ -103,7 +103,7 @@ def lines(rows: pd.DataFrame) -> list[Line]:
     mean, spread = _scores(means), _scores(combinations.std())
     counts = combinations.size().to_dict()
     absolute = cells["gap"].abs().groupby(list(FIELDS)).mean().to_dict()
-    others = means.drop(columns=list(SCORES.values())).to_dict("index")
+    others: dict[Any, dict[str, float]] = means.drop(columns=list(SCORES.values())).to_dict("index")  # type: ignore[assignment]
     scores: dict[Any, dict[str, Score]] = {}
     for (*values, task), score in by_task.items():
         scores.setdefault(tuple(values), {})[task] = score
@@ -172,8 +172,8 @@ def _with_batch_size(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _variant(values: Sequence[Any]) -> Variant:
-    *text, batch_size, protocol, split = values
-    return Variant(*map(str, text), int(batch_size), str(protocol), str(split))
+    method, options, alignment, granularity, buffers, batch_size, protocol, split = values
+    return Variant(method, options, alignment, granularity, buffers, int(batch_size), protocol, split)
 
 
 def _scores(means: pd.DataFrame) -> dict[Any, Score]:

@@ -16,9 +16,9 @@ from neulig_ray.report.variants import labels
 
 LEGEND = (
     "cells: merging / ensembling / gap (ensembling - merging); accuracies in percent, gaps in points, each "
-    "rounded by itself. |gap|: mean of the absolute gaps. H: entropy of beta over log n. route: percentage of images whose "
-    "largest beta is their own task's expert. *: knows the task of a test image, or that its batch has one "
-    "task; the other lines do not."
+    "rounded by itself. |gap|: mean of the absolute gaps. H: entropy of beta over log n. route: percentage "
+    "of images whose largest beta is their own task's expert. *: knows the task of a test image, or that "
+    "its batch has one task; the other lines do not."
 )
 _EXTRAS: Final = ("|gap|", "H", "route")
 _LABEL_WIDTH: Final = 19
@@ -109,11 +109,11 @@ def _grid(table: Table, height: int, label_width: int) -> Grid:
         if line.variant.section != section:
             section = line.variant.section
             grid.add_row(Text(section, style="italic cyan"))
-        name = textwrap.wrap(line_label(line, label), label_width - 1, break_on_hyphens=False)
+        wrapped = textwrap.wrap(line_label(line, label), label_width - 1, break_on_hyphens=False)
         cells = [_cell(line.scores.get(task, Score()), height) for task in table.tasks]
         mean = _cell(line.mean, height)
         mean.stylize("bold", 0, _DIGITS)
-        grid.add_row("\n".join(f" {part}" for part in name), *cells, mean, *extras(line))
+        grid.add_row("\n".join(f" {part}" for part in wrapped), *cells, mean, *extras(line))
     return grid
 
 

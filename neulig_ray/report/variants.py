@@ -19,11 +19,41 @@ KNOWS_TASK: Final = frozenset({"task", "batch-first", "batch-mean"})
 REFERENCE, MERGING, ENSEMBLE = "reference", "merging", "ensembles, uniform"
 _SECTIONS: Final = (REFERENCE, MERGING, ENSEMBLE)
 _METHODS: Final = (
-    "zeroshot expert average weighted-average soup-greedy fuse task-arithmetic ties dare breadcrumbs magmax "
-    "pcb emr tall-mask consensus fisher regmean regmean-plus-plus adamerging adamerging-plus-plus wemoe "
-    "tsv-merge iso-c iso-cts slerp multi-slerp karcher ensemble-embedding ensemble-logit "
-    "ensemble-probability ensemble-vote ligand hard-routing"
-).split()
+    "zeroshot",
+    "expert",
+    "average",
+    "weighted-average",
+    "soup-greedy",
+    "fuse",
+    "task-arithmetic",
+    "ties",
+    "dare",
+    "breadcrumbs",
+    "magmax",
+    "pcb",
+    "emr",
+    "tall-mask",
+    "consensus",
+    "fisher",
+    "regmean",
+    "regmean-plus-plus",
+    "adamerging",
+    "adamerging-plus-plus",
+    "wemoe",
+    "tsv-merge",
+    "iso-c",
+    "iso-cts",
+    "slerp",
+    "multi-slerp",
+    "karcher",
+    "ensemble-embedding",
+    "ensemble-logit",
+    "ensemble-probability",
+    "ensemble-vote",
+    "ligand",
+    "hard-routing",
+    "split",
+)
 _ALIGNMENTS: Final = ("sup", "semi")
 
 FIELDS: Final = (

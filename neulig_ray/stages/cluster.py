@@ -71,7 +71,7 @@ class Cluster:
                 raise InputError(
                     f"{what} needs {need:g} {resource}s, but the cluster has {have.get(resource, 0):g}. "
                     f"Lower cluster.{resource.lower()}s_per_worker or the workers, or add nodes; "
-                    "--cluster.autoscaling True if the cluster grows on demand."
+                    "--cluster.autoscaling if the cluster grows on demand."
                 )
 
     def slots(self, *, cpus: float, gpus: float) -> int:
@@ -83,6 +83,14 @@ class Cluster:
         if gpus:
             fits.append(int(have.get("GPU", 0) / gpus))
         return max(1, min(fits)) if fits else 1
+
+    def describe(self) -> str:
+        """Nodes and resources, for people."""
+        import ray
+
+        have = ray.cluster_resources()
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        return f"{nodes} node{'s' * (nodes > 1)}, {have.get('CPU', 0):g} CPUs, {have.get('GPU', 0):g} GPUs"
 
     def stop(self) -> None:
         """Leave the cluster, and end it if it was started here."""
@@ -112,8 +120,10 @@ def _connect(address: str, options: dict[str, Any]) -> None:
     thread.join(timeout=60)
     if thread.is_alive() or failure:
         reason = failure[0] if failure else "no answer within 60 s"
-        raise InputError(f"--address {address!r}: no Ray answers there ({reason}). "
-                         "`ray status` on the head shows its address; leave --address out for this machine alone.")
+        raise InputError(
+            f"--address {address!r}: no Ray answers there ({reason}). "
+            "`ray status` on the head shows its address; leave --address out for this machine alone."
+        )
 
 
 def _check_answers(address: str) -> None:

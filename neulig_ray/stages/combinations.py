@@ -37,7 +37,9 @@ def groups(experiment: Experiment) -> list[Group]:
     found = []
     for arch, n in itertools.product(e.archs, e.n):
         for origin in e.origins:
-            pool = [tuple(collaborator(t, origin) for t in c) for c in itertools.combinations(sorted(e.tasks), n)]
+            pool = [
+                tuple(collaborator(t, origin) for t in c) for c in itertools.combinations(sorted(e.tasks), n)
+            ]
             found.append(Group(arch, origin, n, _draw(pool, e.combinations, f"{e.seed}/{n}/{len(e.tasks)}")))
         if e.mixed_origins:
             name = "+".join(e.origins)

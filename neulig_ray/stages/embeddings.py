@@ -47,8 +47,8 @@ def _load_tower(storage: Storage, model: Artifact, arch: str) -> torch.nn.Module
     return tower
 
 
-def load_embeddings(storage: Storage, artifacts: Mapping[tuple[str, str], Artifact], split: str) -> dict[
-    tuple[str, str], np.ndarray
-]:
+def load_embeddings(
+    storage: Storage, artifacts: Mapping[tuple[str, str], Artifact], split: str
+) -> dict[tuple[str, str], np.ndarray]:
     """(model key, task) -> float32 (N, d), for one split."""
     return {key: read_array(storage, artifact, f"{split}.npy") for key, artifact in artifacts.items()}

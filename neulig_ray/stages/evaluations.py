@@ -22,13 +22,11 @@ from neulig_ray.evaluation.rows import Row
 from neulig_ray.ligand.data import Combination, task_of
 from neulig_ray.ligand.files import read_ligand
 from neulig_ray.ligand.portland import Portland
-from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.report.schema import failed
 from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.cluster import Cluster
 from neulig_ray.stages.combinations import Group, origin_of
-from neulig_ray.stages.experts import load_expert
 from neulig_ray.stages.jobs import Failures, Job, Made, Resources, run_stage
 from neulig_ray.stages.methods import MethodSpec
 from neulig_ray.stages.models import ArchModels
@@ -36,7 +34,7 @@ from neulig_ray.stages.origins import load_clip
 from neulig_ray.stages.prepare import load_split
 from neulig_ray.stages.progress import Reporter
 from neulig_ray.stages.search import LIGAND_FILE, Cell
-from neulig_ray.stages.shared import SharedSplit, load_bare_tower, read_split
+from neulig_ray.stages.shared import SharedSplit, load_bare_tower, read_split, read_stack
 from neulig_ray.stages.storage import Storage
 
 VERSION = 1
@@ -66,7 +64,9 @@ def plan_evaluations(
     for spec in methods:
         match spec.method.kind:
             case "reference":
-                planned += [planner.single(spec, arch, key) for arch, known in models.items() for key in known.experts]
+                planned += [
+                    planner.single(spec, arch, key) for arch, known in models.items() for key in known.experts
+                ]
             case "ligand":
                 planned += [e for cell in cells for e in planner.gated(spec, cell)]
             case _:
@@ -88,17 +88,33 @@ class _Planner:
         known = self._models[arch].restricted([key])
         model = known.origins[origin] if zeroshot else known.experts[key]
         inputs = (model, known.heads[key], known.embeddings[origin if zeroshot else key, task])
-        common = {"origin": origin, "n": 0 if zeroshot else 1, "collaborators": "" if zeroshot else task,
-                  "granularity": "global"}
+        common = {
+            "origin": origin,
+            "n": 0 if zeroshot else 1,
+            "collaborators": "" if zeroshot else task,
+            "granularity": "global",
+        }
         return self._evaluation(spec, arch, key, common, (task,), _single, known, inputs, {"key": key})
 
     def static(self, spec: MethodSpec, group: Group, combination: Combination) -> Evaluation:
         known = self._models[group.arch].restricted(combination)
         common = {**self._combined(group, combination), "granularity": "global"}
-        settings = {"combination": combination, "batchnorm_images": self._e.evaluation.batchnorm_images,
-                    "seed": self._e.seed}
-        return self._evaluation(spec, group.arch, ",".join(combination), common, _tasks(combination), _static, known,
-                                known.inputs(), settings)
+        settings = {
+            "combination": combination,
+            "batchnorm_images": self._e.evaluation.batchnorm_images,
+            "seed": self._e.seed,
+        }
+        return self._evaluation(
+            spec,
+            group.arch,
+            ",".join(combination),
+            common,
+            _tasks(combination),
+            _static,
+            known,
+            known.inputs(),
+            settings,
+        )
 
     def gated(self, spec: MethodSpec, cell: Cell) -> list[Evaluation]:
         e, arch = self._e.evaluation, cell.group.arch
@@ -111,8 +127,11 @@ class _Planner:
             label = f"{cell.alignment}.{','.join(combination)}"
             if spec.name == "hard-routing":
                 common = {**base, "granularity": "sample"}
-                planned.append(self._evaluation(spec, arch, label, common, _tasks(combination), _hard_routing, known,
-                                                inputs, settings))
+                planned.append(
+                    self._evaluation(
+                        spec, arch, label, common, _tasks(combination), _hard_routing, known, inputs, settings
+                    )
+                )
                 continue
             for granularity in e.granularities:
                 options = {"granularity": granularity, "seed": self._e.seed}
@@ -123,8 +142,19 @@ class _Planner:
                 if granularity in MIXED:
                     options["order_seeds"] = e.order_seeds
                 common = {**base, "granularity": granularity}
-                planned.append(self._evaluation(spec, arch, f"{label}.{granularity}", common, _tasks(combination),
-                                                _ligand, known, inputs, {**settings, **options}))
+                planned.append(
+                    self._evaluation(
+                        spec,
+                        arch,
+                        f"{label}.{granularity}",
+                        common,
+                        _tasks(combination),
+                        _ligand,
+                        known,
+                        inputs,
+                        {**settings, **options},
+                    )
+                )
         return planned
 
     def _combined(self, group: Group, combination: Combination) -> dict[str, Any]:
@@ -149,13 +179,28 @@ class _Planner:
         settings: Mapping[str, Any],
     ) -> Evaluation:
         threads = self._e.cluster.cpus_per_worker
-        identity = {**spec.identity, "arch": arch, "protocol": self._e.protocol, "threads": threads,
-                    "inputs": [a.fingerprint for a in inputs], **settings}
+        identity = {
+            **spec.identity,
+            "arch": arch,
+            "protocol": self._e.protocol,
+            "threads": threads,
+            "inputs": [a.fingerprint for a in inputs],
+            **settings,
+        }
         artifact = Artifact.of("evaluation", f"{spec.name}.{arch}.{label}", VERSION, identity)
         arguments = {"measure": measure, "spec": spec, "models": models, "settings": settings}
-        shared = {"arch": arch, "method": spec.name, "options": dict(spec.options), "seed": self._e.seed,
-                  "protocol": self._e.protocol, "split": "test", "alignment": "", "buffers": "",
-                  "fingerprint": artifact.fingerprint, **common}
+        shared = {
+            "arch": arch,
+            "method": spec.name,
+            "options": dict(spec.options),
+            "seed": self._e.seed,
+            "protocol": self._e.protocol,
+            "split": "test",
+            "alignment": "",
+            "buffers": "",
+            "fingerprint": artifact.fingerprint,
+            **common,
+        }
         return Evaluation(Job(artifact, _measure, arguments, inputs), shared, tasks)
 
 
@@ -210,7 +255,12 @@ def _single(storage: Storage, spec: MethodSpec, models: ArchModels, key: str) ->
 
 
 def _static(
-    storage: Storage, spec: MethodSpec, models: ArchModels, combination: Combination, batchnorm_images: int, seed: int
+    storage: Storage,
+    spec: MethodSpec,
+    models: ArchModels,
+    combination: Combination,
+    batchnorm_images: int,
+    seed: int,
 ) -> list[Row]:
     shared, options = _test(storage, models), dict(spec.options)
     size = _parameters(models.arch)
@@ -227,7 +277,8 @@ def _static(
     base = load_clip(storage, models.origins[origin], models.arch).visual.state_dict() if origin else None
     rows = evaluate_streamed(
         spec.method,
-        {key: load_expert(storage, models.experts[key], models.arch) for key in combination},
+        combination,
+        stack=read_stack(storage, models, combination),
         tower=load_bare_tower(models.arch),
         arch=ARCHS[models.arch],
         test=shared.data,
@@ -266,9 +317,7 @@ def _ligand(
     rows = evaluate_ligand(
         portland,
         portland.combinations.index(combination),
-        stack=ExpertStack.from_states(
-            {key: load_expert(storage, models.experts[key], models.arch) for key in combination}
-        ),
+        stack=read_stack(storage, models, combination),
         tower=load_bare_tower(models.arch),
         arch=ARCHS[models.arch],
         val=read_split(storage, models, "val", combination, images=False).data,
@@ -302,5 +351,3 @@ def _all_kept(portland: Portland, arch: str) -> int:
     """Numbers kept where every expert and one combination's gate are needed at inference."""
     gate = portland.weight[0].numel() + portland.bias[0].numel()
     return portland.n * _parameters(arch) + gate
-
-

@@ -48,7 +48,11 @@ def head_job(origin: Origin, task: str) -> Job:
 def _make_head(storage: Storage, origin: Artifact, arch: str, task: str) -> Made:
     found = TASKS[task]
     head = zero_shot_head(load_clip(storage, origin, arch), ARCHS[arch], found.class_names, found.templates)
-    return {HEAD_FILE: array_bytes(head.numpy())}, {"arch": arch, "task": task, "class_names": found.class_names}
+    return {HEAD_FILE: array_bytes(head.numpy())}, {
+        "arch": arch,
+        "task": task,
+        "class_names": found.class_names,
+    }
 
 
 @dataclass(frozen=True)
@@ -101,11 +105,19 @@ class ExpertJob:
             seed=self.seed,
             recipe=dataclasses.asdict(self.recipe),
         )
-        info = {"arch": self.arch, "task": self.task, "origin": self.origin.label, "seed": self.seed, "curve": curve}
+        info = {
+            "arch": self.arch,
+            "task": self.task,
+            "origin": self.origin.label,
+            "seed": self.seed,
+            "curve": curve,
+        }
         return {FILE: tower_bytes(last.model.state_dict(), metadata)}, info
 
 
-def expert_job(experiment: Experiment, origin: Origin, task: str, data: Artifact, head: Artifact) -> ExpertJob:
+def expert_job(
+    experiment: Experiment, origin: Origin, task: str, data: Artifact, head: Artifact
+) -> ExpertJob:
     recipe = override(ARCHS[origin.arch].finetune, experiment.finetune)
     inputs = {
         "origin": origin.artifact.fingerprint,
@@ -118,9 +130,7 @@ def expert_job(experiment: Experiment, origin: Origin, task: str, data: Artifact
     }
     key = collaborator(task, origin.name)
     artifact = Artifact.of("expert", f"{origin.arch}.{key}", VERSION, inputs)
-    return ExpertJob(
-        artifact, origin.arch, key, task, origin.artifact, head, data, recipe, experiment.seed
-    )
+    return ExpertJob(artifact, origin.arch, key, task, origin.artifact, head, data, recipe, experiment.seed)
 
 
 def load_expert(storage: Storage, artifact: Artifact, arch: str) -> Mapping[str, torch.Tensor]:

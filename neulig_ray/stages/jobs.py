@@ -46,9 +46,7 @@ class Resources:
     max_failures: int = 3
 
 
-def ensure(
-    storage: Storage, jobs: Sequence[J], make: Callable[[list[J]], Failures]
-) -> Failures:
+def ensure(storage: Storage, jobs: Sequence[J], make: Callable[[list[J]], Failures]) -> Failures:
     """Have every job's artifact made once: what another driver is making is waited for, not made again."""
     failures: Failures = {}
     with ExitStack() as claims:
@@ -90,7 +88,9 @@ def run_stage(
         if broken is None:
             ready.append(job)
         else:
-            failures[job.artifact.fingerprint] = f"{broken.kind} {broken.label}: {failures[broken.fingerprint]}"
+            failures[job.artifact.fingerprint] = (
+                f"{broken.kind} {broken.label}: {failures[broken.fingerprint]}"
+            )
     cached = sum(storage.exists(job.artifact) for job in ready)
     with reporter.stage(name, len(ready), cached) as stage:
         if cached == len(ready):

@@ -36,4 +36,9 @@ class ArchModels:
         )
 
     def inputs(self) -> tuple[Artifact, ...]:
-        return (*self.origins.values(), *self.heads.values(), *self.experts.values(), *self.embeddings.values())
+        return (
+            *self.origins.values(),
+            *self.heads.values(),
+            *self.experts.values(),
+            *self.embeddings.values(),
+        )

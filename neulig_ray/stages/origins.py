@@ -56,7 +56,7 @@ def plan_origin(experiment: Experiment, arch: str, given: str) -> Origin:
             raise InputError(f"origin {given!r}: there is no such file")
     elif _seed(given) is None:
         raise InputError(
-            f"unknown origin {given!r} of {arch}. Use seed-K (K = 0, 1, ...: our own pre-training with seed K; "
+            f"unknown origin {given!r} of {arch}. Use seed-K (K = 0, 1, ...: our own pre-training; "
             "seed-0 and seed-1 of the tiny archs are shipped) or an origin's .safetensors file."
         )
     else:
@@ -76,7 +76,12 @@ def _seed(origin: str) -> int | None:
 
 def _arch_identity(arch: str) -> dict[str, Any]:
     found = ARCHS[arch]
-    return {"name": arch, "module": ARCHS.module(arch), "version": found.version, "config": dict(found.config)}
+    return {
+        "name": arch,
+        "module": ARCHS.module(arch),
+        "version": found.version,
+        "config": dict(found.config),
+    }
 
 
 def store_file(origin: Origin, storage: Storage) -> None:
@@ -91,7 +96,9 @@ def store_file(origin: Origin, storage: Storage) -> None:
 @functools.lru_cache(maxsize=2)
 def load_clip(storage: Storage, artifact: Artifact, arch: str) -> Any:
     """The CLIP model of an origin; kept in the process: do not train it, copy it first."""
-    return origin_files.load_origin(storage.load(artifact, FILE), ARCHS[arch], label=f"origin {artifact.label}")
+    return origin_files.load_origin(
+        storage.load(artifact, FILE), ARCHS[arch], label=f"origin {artifact.label}"
+    )
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,12 @@ class PretrainJob:
             checkpoint=checkpoint,
             name=self.artifact.label,
         ):
-            point = {"step": chunk.step, "loss": chunk.loss, "accuracy": chunk.accuracy, "seconds": chunk.seconds}
+            point = {
+                "step": chunk.step,
+                "loss": chunk.loss,
+                "accuracy": chunk.accuracy,
+                "seconds": chunk.seconds,
+            }
             yield Step(chunk.step == chunk.steps, point, chunk.checkpoint, clip)
 
     def files(self, last: Step, curve: list[dict[str, float]]) -> Made:

@@ -76,16 +76,33 @@ class Pipeline:
         self._small("embeddings", self.plan.embeddings, self.resources)
 
     def _ligands(self) -> None:
-        run_search(self.plan.cells, self.plan.models, self.storage, self.cluster, self.on_cpu, self.reporter,
-                   self.failures)
+        run_search(
+            self.plan.cells,
+            self.plan.models,
+            self.storage,
+            self.cluster,
+            self.on_cpu,
+            self.reporter,
+            self.failures,
+        )
 
     def _evaluations(self) -> None:
-        run_evaluations(self.plan.evaluations, self.storage, self.cluster, self.resources, self.reporter,
-                        self.failures)
+        run_evaluations(
+            self.plan.evaluations, self.storage, self.cluster, self.resources, self.reporter, self.failures
+        )
 
     def _small(self, name: str, jobs: Sequence[Job], resources: Resources) -> None:
         run_stage(name, jobs, self.storage, self.cluster, resources, self.reporter, self.failures)
 
     def _train(self, name: str, jobs: Sequence[TrainJob], workers: int) -> None:
-        run_trainings(name, jobs, self.storage, self.cluster, self.resources, workers,
-                      self.plan.experiment.cluster.max_groups, self.reporter, self.failures)
+        run_trainings(
+            name,
+            jobs,
+            self.storage,
+            self.cluster,
+            self.resources,
+            workers,
+            self.plan.experiment.cluster.max_groups,
+            self.reporter,
+            self.failures,
+        )

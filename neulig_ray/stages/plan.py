@@ -9,9 +9,9 @@ from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.combinations import Group, collaborator, groups
 from neulig_ray.stages.embeddings import embedding_job
 from neulig_ray.stages.evaluations import Evaluation, plan_evaluations
-from neulig_ray.stages.methods import MethodSpec
 from neulig_ray.stages.experts import ExpertJob, expert_job, head_job
 from neulig_ray.stages.jobs import Job
+from neulig_ray.stages.methods import MethodSpec
 from neulig_ray.stages.models import ArchModels
 from neulig_ray.stages.origins import Origin, origin_name, plan_origin
 from neulig_ray.stages.prepare import task_job
@@ -58,7 +58,9 @@ def make_plan(experiment: Experiment) -> Plan:
         ARCHS[name]
     names = [origin_name(given) for given in e.origins]
     if len(set(names)) != len(names):
-        raise InputError(f"origins {e.origins}: two of them are called {max(names, key=names.count)!r}; rename one")
+        raise InputError(
+            f"origins {e.origins}: two of them are called {max(names, key=names.count)!r}; rename one"
+        )
     methods = [MethodSpec.parse(text) for text in e.methods]
     if twice := [m for m in methods if methods.count(m) > 1]:
         raise InputError(f"methods name {twice[0].name!r} twice with the same options")
@@ -91,6 +93,8 @@ def make_plan(experiment: Experiment) -> Plan:
     found = groups(e)
     cells = []
     if any(m.method.kind == "ligand" for m in methods):
-        cells = [plan_cell(e, group, alignment, models[group.arch]) for group in found for alignment in e.alignment]
+        cells = [
+            plan_cell(e, group, alignment, models[group.arch]) for group in found for alignment in e.alignment
+        ]
     evaluations = plan_evaluations(e, methods, found, cells, models)
     return Plan(e, tasks, origins, heads, experts, embeddings, models, found, cells, evaluations)

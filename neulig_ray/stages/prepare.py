@@ -55,5 +55,6 @@ def read_array(storage: Storage, artifact: Artifact, name: str) -> np.ndarray:
 def load_split(storage: Storage, artifact: Artifact, split: str) -> Split:
     """One split of a prepared task; kept in the process, since jobs of one worker share tasks."""
     return Split(
-        read_array(storage, artifact, f"{split}-images.npy"), read_array(storage, artifact, f"{split}-labels.npy")
+        read_array(storage, artifact, f"{split}-images.npy"),
+        read_array(storage, artifact, f"{split}-labels.npy"),
     )

@@ -52,7 +52,9 @@ class Reporter:
 class Stage:
     """The progress of one stage; its methods may be called from any thread."""
 
-    def __init__(self, reporter: Reporter, name: str, bars: Progress | None, total: int, cached: int = 0) -> None:
+    def __init__(
+        self, reporter: Reporter, name: str, bars: Progress | None, total: int, cached: int = 0
+    ) -> None:
         self._reporter = reporter
         self._bars = bars
         self._lock = threading.Lock()

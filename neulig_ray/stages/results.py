@@ -26,7 +26,9 @@ _PACKAGES = ("neulig-ray", "ray", "torch", "torchvision", "open_clip_torch", "ml
 
 def write_results(plan: Plan, storage: Storage, failures: Failures) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Gather the evaluations' rows and write them: as the experiment's last, and under their fingerprint."""
-    table = frame([row for evaluation in plan.evaluations for row in evaluation_rows(evaluation, storage, failures)])
+    table = frame(
+        [row for evaluation in plan.evaluations for row in evaluation_rows(evaluation, storage, failures)]
+    )
     about = _provenance(plan, failures)
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
@@ -61,6 +63,7 @@ def _provenance(plan: Plan, failures: Failures) -> dict[str, Any]:
             "cpus": os.cpu_count(),
             "gpus": _gpus(),
         },
+        "artifacts": sorted(labels),
         "failures": {labels.get(name, name): reason for name, reason in failures.items()},
     }
 
@@ -73,13 +76,15 @@ def _version(package: str) -> str:
 
 
 def _git_commit() -> str:
-    """The commit of the code that runs; empty outside a checkout, with a + when files differ from it."""
-    folder = os.path.dirname(__file__)
+    """The commit of the code that runs, with a + when files differ from it; empty outside its checkout."""
+    git = ["git", "-C", os.path.dirname(__file__)]
     try:
-        describe = ["git", "-C", folder, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-        return subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        for command in (["ls-files", "--error-unmatch", os.path.basename(__file__)],
+                        ["describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]):  # fmt: skip
+            done = subprocess.run([*git, *command], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
+    return done.stdout.strip()
 
 
 def _gpus() -> list[str]:

@@ -21,6 +21,7 @@ from neulig_ray.errors import TrainingDiverged
 from neulig_ray.evaluation.ligands import task_accuracies
 from neulig_ray.ligand.alignment import Offsets
 from neulig_ray.ligand.files import ligand_bytes
+from neulig_ray.ligand.loss import Objective
 from neulig_ray.ligand.training import train_ligands
 from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.models.archs import ARCHS
@@ -45,7 +46,7 @@ class Trial:
     artifact: Artifact
     arch: str
     combinations: tuple[tuple[str, ...], ...]
-    alignment: str
+    alignment: Objective
     setting: Setting
     experiment: Experiment
     inputs: tuple[Artifact, ...]
@@ -57,11 +58,11 @@ class Cell:
 
     artifact: Artifact
     group: Group
-    alignment: str
+    alignment: Objective
     trials: tuple[Trial, ...]
 
 
-def plan_cell(experiment: Experiment, group: Group, alignment: str, models: ArchModels) -> Cell:
+def plan_cell(experiment: Experiment, group: Group, alignment: Objective, models: ArchModels) -> Cell:
     keys = collaborators(group.combinations)
     inputs = models.restricted(keys).inputs()
     label = f"{group.arch}.{group.origin}.n{group.n}.{alignment}"
@@ -112,7 +113,9 @@ def run_search(
         if broken is None:
             ready.append(trial)
         else:
-            failures[trial.artifact.fingerprint] = f"{broken.kind} {broken.label}: {failures[broken.fingerprint]}"
+            failures[trial.artifact.fingerprint] = (
+                f"{broken.kind} {broken.label}: {failures[broken.fingerprint]}"
+            )
     total = sum(len(cell.trials) for cell in cells)
     missing = sum(not storage.exists(trial.artifact) for trial in ready)
     with reporter.stage("search", total, total - missing) as stage:
@@ -137,26 +140,40 @@ def _select(cell: Cell, storage: Storage, failures: Failures) -> None:
     table = []
     for trial in cell.trials:
         if (fp := trial.artifact.fingerprint) in failures:
-            about = {**dataclasses.asdict(trial.setting), "status": f"failed: {failures[fp]}", "fingerprint": fp}
+            about = {
+                **dataclasses.asdict(trial.setting),
+                "status": f"failed: {failures[fp]}",
+                "fingerprint": fp,
+            }
         else:
             about = {**storage.manifest(trial.artifact)["info"], "fingerprint": fp}
         table.append(about)
     finished = [i for i, about in enumerate(table) if about["status"] == "ok"]
     if not finished:
-        failures[cell.artifact.fingerprint] = f"no trial of its search succeeded; the first: {table[0]['status']}"
+        failures[cell.artifact.fingerprint] = (
+            f"no trial of its search succeeded; the first: {table[0]['status']}"
+        )
         return
     best = max(finished, key=lambda i: (table[i]["val_merging"], table[i]["val_ensembling"], -i))
     data = storage.load(cell.trials[best].artifact, LIGAND_FILE)
     chosen = {"chosen": table[best]["fingerprint"], "trials": table}
     storage.commit(
-        cell.artifact, {LIGAND_FILE: data, SEARCH_FILE: json.dumps(chosen, indent=1).encode()}, {**table[best]}
+        cell.artifact,
+        {LIGAND_FILE: data, SEARCH_FILE: json.dumps(chosen, indent=1).encode()},
+        {**table[best]},
     )
 
 
-def train_trial(trial: Trial, train: SharedSplit, val: SharedSplit, offsets: Offsets, stack: ExpertStack) -> Made:
+def train_trial(
+    trial: Trial, train: SharedSplit, val: SharedSplit, offsets: Offsets, stack: ExpertStack
+) -> Made:
     """The ligands of one setting, and what they reach on val; a divergence is a result too."""
     e, started = trial.experiment, time.perf_counter()
-    about: dict[str, Any] = {**dataclasses.asdict(trial.setting), "alignment": trial.alignment, "status": "ok"}
+    about: dict[str, Any] = {
+        **dataclasses.asdict(trial.setting),
+        "alignment": trial.alignment,
+        "status": "ok",
+    }
     files = {}
     try:
         portland = train_ligands(
@@ -202,7 +219,9 @@ def _tune(
     from ray import tune
 
     by_name = {trial.artifact.fingerprint: trial for trial in trials}
-    shared = {arch: ray.put(_gather(arch, trials, models[arch], storage)) for arch in {t.arch for t in trials}}
+    shared = {
+        arch: ray.put(_gather(arch, trials, models[arch], storage)) for arch in {t.arch for t in trials}
+    }
     trainable = tune.with_resources(
         tune.with_parameters(_trial, trials=by_name, shared=shared, storage=storage, threads=resources.cpus),
         {"cpu": resources.cpus},
@@ -289,7 +308,11 @@ def _gather(arch: str, trials: list[Trial], models: ArchModels, storage: Storage
 
 
 def _trial(
-    config: Mapping[str, str], trials: Mapping[str, Trial], shared: Mapping[str, Any], storage: Storage, threads: int
+    config: Mapping[str, str],
+    trials: Mapping[str, Trial],
+    shared: Mapping[str, Any],
+    storage: Storage,
+    threads: int,
 ) -> None:
     """The trainable: one trial in an actor that goes on to the next one."""
     import ray
@@ -304,5 +327,6 @@ def _trial(
         files, about = train_trial(trial, data["train"], data["val"], data["offsets"], stack)
         storage.commit(trial.artifact, files, about)
     info = storage.manifest(trial.artifact)["info"]
-    tune.report({"val_merging": info.get("val_merging", 0.0), "val_ensembling": info.get("val_ensembling", 0.0)})
-
+    tune.report(
+        {"val_merging": info.get("val_merging", 0.0), "val_ensembling": info.get("val_ensembling", 0.0)}
+    )

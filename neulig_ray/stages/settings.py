@@ -25,7 +25,8 @@ def settings(search: Search, seed: int) -> list[Setting]:
     import torch
 
     found = [Setting(*REFERENCE)]
-    points = torch.quasirandom.SobolEngine(3, scramble=True, seed=seed).draw(search.trials, dtype=torch.float64)
+    sobol = torch.quasirandom.SobolEngine(3, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
+    points = sobol.draw(search.trials, dtype=torch.float64)
     for rate, weight, zero in points.tolist():
         alignment = 0.0 if zero < search.zero_alignment else _between(*search.alignment_weight, weight)
         found.append(Setting(_between(*search.learning_rate, rate), alignment))

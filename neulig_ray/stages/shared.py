@@ -48,7 +48,9 @@ def read_split(
 
 def read_stack(storage: Storage, models: ArchModels, keys: Iterable[str]) -> ExpertStack:
     """The experts' parameters side by side."""
-    return ExpertStack.from_states({key: load_expert(storage, models.experts[key], models.arch) for key in keys})
+    return ExpertStack.from_states(
+        {key: load_expert(storage, models.experts[key], models.arch) for key in keys}
+    )
 
 
 def collaborators(combinations: Iterable[tuple[str, ...]]) -> list[str]:

@@ -46,7 +46,9 @@ class TrainJob(Protocol):
 
     @property
     def artifact(self) -> Artifact: ...
-    def steps(self, storage: Storage, worker: Worker, checkpoint: dict[str, Any] | None) -> Iterator[Step]: ...
+    def steps(
+        self, storage: Storage, worker: Worker, checkpoint: dict[str, Any] | None
+    ) -> Iterator[Step]: ...
     def files(self, last: Step, curve: list[dict[str, float]]) -> Made: ...
 
 
@@ -116,7 +118,13 @@ class _Groups:
     """The driver's side: one Train run for each group, in a thread of its own."""
 
     def __init__(
-        self, run: str, jobs: list[TrainJob], storage: Storage, resources: Resources, workers: int, stage: Stage
+        self,
+        run: str,
+        jobs: list[TrainJob],
+        storage: Storage,
+        resources: Resources,
+        workers: int,
+        stage: Stage,
     ) -> None:
         import ray
 
@@ -215,7 +223,9 @@ def _work(config: Mapping[str, Any]) -> None:
     group, queue, storage = config["group"], config["queue"], config["storage"]
     resume = _load_checkpoint()
 
-    while (name := _agree(rank, world_size, lambda: _next(queue, group, resume, storage, config["jobs"]))) is not None:
+    while (
+        name := _agree(rank, world_size, lambda: _next(queue, group, resume, storage, config["jobs"]))
+    ) is not None:
         job = config["jobs"][name]
         mine = resume if resume and resume["job"] == name else None
         try:

@@ -48,20 +48,21 @@ def summary(lines: Sequence[Line]) -> pd.DataFrame:
 
 def combinations(rows: pd.DataFrame) -> pd.DataFrame:
     """One row for each combination of a variant: its accuracies by task, their mean, its status."""
-    status = {}
-    for row in rows[["origin", "collaborators", "status"]].itertuples(index=False):
-        if status.get(row[:2], OK) == OK:
-            status[row[:2]] = row[2]
+    status: dict[Any, str] = {}
+    for *combination, text in rows[["origin", "collaborators", "status"]].itertuples(index=False):
+        if status.get(tuple(combination), OK) == OK:
+            status[tuple(combination)] = text
     scores: dict[Any, dict[str, list[float]]] = {}
     for (*combination, task), *values in points(rows)[list(SCORES.values())].itertuples(name=None):
         scores.setdefault(tuple(combination), {})[str(task)] = values
     made: list[dict[str, Any]] = []
     for (origin, collaborators), text in status.items():
-        own = {task: Score(*values) for task, values in scores.get((origin, collaborators), {}).items()}
+        own = scores.get((origin, collaborators), {})
+        row = {"collaborators": collaborators or "none", "origin": origin, "status": text}
         if own:
-            own["mean"] = Score(*(fmean(values) for values in zip(*scores[origin, collaborators].values(), strict=True)))
-        measured = {name: round(value, 3) for task, score in own.items() for name, value, _ in score_metrics(score, task)}
-        made.append({"collaborators": collaborators or "none", "origin": origin, "status": text, **measured})
+            own["mean"] = [fmean(values) for values in zip(*own.values(), strict=True)]
+        pairs = [metric for task, values in own.items() for metric in score_metrics(Score(*values), task)]
+        made.append({**row, **{name: round(value, 3) for name, value, _ in pairs}})
     return pd.DataFrame(made)
 
 

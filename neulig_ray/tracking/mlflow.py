@@ -31,8 +31,8 @@ class Recorded:
 class Tracker:
     """Records an experiment at a tracking URI; `artifact_location` None leaves it to the server.
 
-    Runs are found by the tag `neulig.key` and skipped when the tag `neulig.content`, written after everything
-    else, says that nothing changed: recording again, or after an interruption, completes and never repeats.
+    Runs are found by the tag `neulig.key` and skipped when they have ended and the tag `neulig.content` says
+    that nothing changed: recording again, or after an interruption, completes and never repeats.
     """
 
     def __init__(self, uri: str, experiment: str, artifact_location: str | None = None) -> None:
@@ -64,8 +64,8 @@ class Tracker:
         except Exception as error:  # MLflow, its HTTP client and its database raise their own
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
             raise StageError(
-                f"MLflow at {self.uri!r} stopped recording {self.experiment!r}: {reason}. Nothing is lost: the "
-                "same command again records what is missing."
+                f"MLflow at {self.uri!r} stopped recording {self.experiment!r}: {reason}. Nothing is lost: "
+                "the same command again records what is missing."
             ) from error
 
     def _bring_up_to_date(self, wanted: Sequence[Run]) -> Recorded:
@@ -90,14 +90,17 @@ class Tracker:
         if found and found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         if found and self.artifact_location not in (None, found.artifact_location):
-            # The storage was moved or copied: the old runs point into another folder, which is not ours to fill.
-            client.rename_experiment(found.experiment_id, f"{self.experiment} (moved, {found.experiment_id})")
+            # The storage was moved or copied: the old runs point into another folder, not ours to fill.
+            moved = f"{self.experiment} (moved, {found.experiment_id})"
+            client.rename_experiment(found.experiment_id, moved)
             found = None
         if found:
             return str(found.experiment_id)
         location, path = self.artifact_location, store.database(self.uri)
         if path and not location:
-            location = (path.parent / "mlflow-artifacts").as_uri()  # MLflow's own choice depends on the folder
+            location = (
+                path.parent / "mlflow-artifacts"
+            ).as_uri()  # MLflow's own choice depends on the folder
         tags = {"mlflow.experimentKind": "custom_model_development"}  # else the page asks every reader
         return str(client.create_experiment(self.experiment, artifact_location=location, tags=tags))
 
@@ -128,34 +131,38 @@ def _stands(run: Run, known: Mapping[str, Any]) -> bool:
 
 
 def _ensure(client: Any, experiment_id: str, run: Run, known: dict[str, Any], parent_id: str = "") -> str:
-    """The id of the run, made if need be: the key goes in with the creation, so it is found ever after."""
+    """The id of the run, made if need be: its key goes in with the creation, so it is found ever after."""
     if run.key not in known:
-        tags = {KEY: run.key, "mlflow.source.name": "neulig", **({_PARENT: parent_id} if parent_id else {})}
         start = int((time.time() - run.seconds) * 1000)
-        known[run.key] = client.create_run(experiment_id, start_time=start, tags=tags, run_name=run.name)
+        tags = {**_tags(run), **({_PARENT: parent_id} if parent_id else {})}
+        made = client.create_run(experiment_id, start_time=start, tags=tags, run_name=run.name)
+        known[run.key] = made
     return str(known[run.key].info.run_id)
 
 
 def _write(client: Any, experiment_id: str, run: Run, known: dict[str, Any], parent_id: str) -> None:
+    """Fill the run. Every call is a handful of commits in the database, so there are as few as can be."""
     from mlflow.entities import Metric, Param, RunTag
 
     run_id = _ensure(client, experiment_id, run, known, parent_id if run.parent else "")
-    if CONTENT in known[run.key].data.tags:
+    there = known[run.key].data.tags
+    finished = known[run.key].info.status != "RUNNING"
+    if finished:
         client.set_tag(run_id, CONTENT, "")  # from here on the run stands for neither state
     _write_files(client, run_id, run)
     now = int(time.time() * 1000)
     metrics = [Metric(name, value, now, step) for name, value, step in run.metrics]
-    for start in range(_BATCH, len(metrics), _BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+    params = [Param(name, value) for name, value in run.params.items()]
+    tags = [RunTag(name, x) for name, x in _tags(run).items() if finished or there.get(name) != x]
+    for start in range(0, max(len(metrics), 1), _BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + _BATCH], params=params, tags=tags)
+    client.set_terminated(run_id, run.status, end_time=now)  # the status says that the run is complete
+
+
+def _tags(run: Run) -> dict[str, str]:
     tables = [{"path": name, "type": "table"} for name in run.tables]  # what log_table leaves for the page
-    tags = {**run.tags, **({"mlflow.loggedArtifacts": json.dumps(tables)} if tables else {})}
-    client.log_batch(
-        run_id,
-        metrics=metrics[:_BATCH],
-        params=[Param(name, value) for name, value in run.params.items()],
-        tags=[RunTag(name, value) for name, value in {**tags, CONTENT: run.content}.items()],
-    )
-    client.set_terminated(run_id, run.status, end_time=now)
+    own = {KEY: run.key, CONTENT: run.content, "mlflow.source.name": "neulig"}
+    return {**run.tags, **own, **({"mlflow.loggedArtifacts": json.dumps(tables)} if tables else {})}
 
 
 def _write_files(client: Any, run_id: str, run: Run) -> None:

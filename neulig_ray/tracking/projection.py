@@ -15,6 +15,7 @@ import pandas as pd
 from neulig_ray.errors import StageError
 from neulig_ray.report.schema import OK, frame
 from neulig_ray.report.summary import Line, lines, origin_group, tables, variants
+from neulig_ray.report.variants import FIELDS
 from neulig_ray.tracking.files import cell_files, combinations, note, summary
 from neulig_ray.tracking.records import Cell, ExpertCurve, Trial
 from neulig_ray.tracking.runs import FINGERPRINT, Metric, Run, finite, line_metrics, score_metrics
@@ -83,12 +84,12 @@ def _expert(parent: str, shared: Mapping[str, str], curve: ExpertCurve) -> Run:
     stride = max(1, -(-len(epochs) // _MAX_STEPS))
     kept = [epoch for place, epoch in enumerate(epochs) if place % stride == 0 or place == len(epochs) - 1]
     steps = [(name, epoch[name], int(epoch["epoch"])) for epoch in kept for name in epoch if name != "epoch"]
-    tags = {"n": "1", "stage": "finetune", "task": curve.task, "seed": str(curve.seed), "status": curve.status}
+    own = {"stage": "finetune", "task": curve.task, "seed": str(curve.seed), "status": curve.status}
     return Run(
         key=f"{parent}/{curve.task}/seed{curve.seed}/{curve.fingerprint}",
         name=f"expert {curve.task}",
         parent=parent,
-        tags={**shared, **tags, FINGERPRINT: curve.fingerprint},
+        tags={**shared, "n": "1", **own, FINGERPRINT: curve.fingerprint},
         metrics=finite([*steps, ("test_accuracy", curve.test_accuracy, 0)]),
         tables={"epochs.json": pd.DataFrame([dict(epoch) for epoch in epochs])} if epochs else {},
         seconds=sum(epoch.get("seconds", 0.0) for epoch in epochs),
@@ -153,15 +154,13 @@ def _trials(parent: str, shared: Mapping[str, str], trials: Sequence[Trial]) -> 
 
 def _variant(parent: str, shared: Mapping[str, str], x: Line, rows: pd.DataFrame) -> Run:
     v = x.variant
-    settings = {"method": v.method, "options": v.options, "alignment": v.alignment, "granularity": v.granularity,
-                "buffers": v.buffers}  # fmt: skip
-    extra = {"protocol": v.protocol, "split": v.split, **({"batch_size": str(v.batch_size)} if v.batch_size else {})}
-    named = [f"{name}={value}" for name, value in {**settings, **extra}.items() if value not in ("", "{}")]
+    settings = {name: str(getattr(v, name) or "") for name in FIELDS}
+    named = [f"{name}={value}" for name, value in settings.items() if value not in ("", "{}")]
     return Run(
         key=f"{parent}/{'/'.join(named)}",
         name=v.title,
         parent=parent,
-        tags={**shared, **settings, **extra, "stage": "evaluate", "status": "; ".join(x.failures)[:1000] or OK},
+        tags={**shared, **settings, "stage": "evaluate", "status": "; ".join(x.failures)[:1000] or OK},
         metrics=line_metrics(x),
         tables={"combinations.json": combinations(rows)},
         seconds=float(rows["seconds"].sum()),

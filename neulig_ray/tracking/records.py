@@ -24,7 +24,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One setting of a search. Accuracies on val in percent, at granularity `task`; `status` as in results."""
+    """One setting of a search. Accuracies on val in percent at granularity `task`; status as in results."""
 
     arch: str
     origin: str

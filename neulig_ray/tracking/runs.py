@@ -20,7 +20,7 @@ Metric = tuple[str, float, int]  # name, value, step
 
 @dataclass(frozen=True)
 class Run:
-    """One run as it shall stand in the store. `files` may be drawn late: `source` is what they are made of."""
+    """One run as it shall stand in the store. `source`: what those files are made of that are drawn late."""
 
     key: str
     name: str

@@ -31,7 +31,7 @@ def local_uri(storage: str | Path) -> tuple[str, str]:
     """
     root = Path(storage).expanduser().resolve()
     if "?" in str(root):
-        raise InputError(f"MLflow cannot keep its database under {str(root)!r}: rename the folder with the '?'")
+        raise InputError(f"MLflow keeps no database under {str(root)!r}: rename the folder with the '?'")
     return f"{_SQLITE}{root}/mlflow.db", (root / "mlflow-artifacts").as_uri()
 
 
@@ -48,8 +48,8 @@ def check(uri: str) -> None:
     scheme = urlsplit(uri).scheme
     if scheme in ("", "file"):
         raise InputError(
-            f"tracking URI {uri!r}: MLflow no longer records into folders. Use sqlite:////absolute/mlflow.db or "
-            "the URI of an MLflow server, or leave --tracking-uri out for a database inside a local --storage."
+            f"tracking URI {uri!r}: MLflow no longer records into folders. Use sqlite:////absolute/mlflow.db "
+            "or the URI of a server, or leave --tracking-uri out for a database inside a local --storage."
         )
     if path := database(uri):
         _check_file(uri, path)
@@ -79,13 +79,13 @@ def client(uri: str) -> Any:
 
 
 _REMEDY: Final = (
-    "Start the server (`mlflow server --host ... --port ... --allowed-hosts ...`), correct --tracking-uri, or "
-    "leave it out for a database inside a local --storage."
+    "Start the server (`mlflow server --host ... --port ... --allowed-hosts ...`), correct --tracking-uri, "
+    "or leave it out for a database inside a local --storage."
 )
 
 
 def _create(path: Path) -> None:
-    """Build the schema beside the final name and link it in: neither a kill nor a second driver can spoil it."""
+    """Build the schema beside the final name and link it in: no kill and no second driver can spoil it."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,8 +114,8 @@ def _check_file(uri: str, path: Path) -> None:
         if stream.read(16) in (b"SQLite format 3\x00", b""):
             return
     raise InputError(
-        f"tracking URI {uri!r}: {str(path)!r} is no sqlite database that can be written. Move it away: what the "
-        "storage holds is recorded again by the same command."
+        f"tracking URI {uri!r}: {str(path)!r} is no sqlite database that can be written. Move it away: what "
+        "the storage holds is recorded again by the same command."
     )
 
 

@@ -23,7 +23,7 @@ register_arch(
                 "layers": 2,
             },
         },
-        finetune=FinetuneRecipe(epochs=8, learning_rate=1e-3),
-        pretrain=PretrainRecipe(steps=1000, learning_rate=3e-3),
+        finetune=FinetuneRecipe(epochs=5, learning_rate=1e-3),
+        pretrain=PretrainRecipe(steps=1200, learning_rate=3e-3),
     )
 )

@@ -24,7 +24,7 @@ register_arch(
                 "layers": 2,
             },
         },
-        finetune=FinetuneRecipe(epochs=10, learning_rate=1e-3),
+        finetune=FinetuneRecipe(epochs=8, learning_rate=1e-3),
         pretrain=PretrainRecipe(steps=1300, learning_rate=1.5e-3),
     )
 )

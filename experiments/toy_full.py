@@ -1,0 +1,26 @@
+"""All seven tasks, two to seven collaborators, both origins and experts of mixed origins.
+
+neulig run toy_full
+"""
+
+from neulig_ray.cli import launch
+from neulig_ray.config import Evaluation, Experiment, Ligand, Search
+
+experiment = Experiment(
+    name="toy_full",
+    archs=("tiny-vit", "tiny-rn"),
+    origins=("seed-0", "seed-1"),
+    tasks=("count", "digits", "letters", "mnist-5k", "shapes", "signs", "textures"),
+    n=(2, 3, 4, 5, 6, 7),
+    combinations=3,
+    mixed_origins=True,
+    ligand=Ligand(epochs=10),
+    search=Search(trials=4, val_images=100),
+    evaluation=Evaluation(
+        granularities=("task", "sample", "batch-first", "batch-mean", "batch-first-mixed", "global"),
+        sample_images=200,
+    ),
+)
+
+if __name__ == "__main__":
+    launch(experiment)

@@ -1,0 +1,112 @@
+"""`neulig doctor`: what works here, and what to do where it does not."""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from neulig_ray.errors import InputError
+
+Finding = tuple[bool, str]
+
+
+def main(command: str, arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog=f"neulig {command}", description=__doc__)
+    parser.add_argument("--storage", default="./neulig-storage", metavar="URI")
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow server; default: sqlite in a local storage"
+    )
+    parser.add_argument(
+        "--address", metavar="HOST:PORT", help="Ray head; default: a cluster of this machine alone"
+    )
+    given = parser.parse_args(arguments)
+    checks: dict[str, Callable[[], Finding]] = {
+        "python": _python,
+        "packages": _packages,
+        "torch": _torch,
+        "models": _models,
+        "storage": lambda: _storage(given.storage),
+        "MLflow": lambda: _mlflow(given.storage, given.tracking_uri),
+        "Ray": lambda: _ray(given.address),
+    }
+    table = Table(box=None, pad_edge=False, show_header=False)
+    good = True
+    for name, check in checks.items():
+        try:
+            fine, text = check()
+        except Exception as error:
+            fine, text = (
+                False,
+                f"{type(error).__name__}: {error}" if not isinstance(error, InputError) else str(error),
+            )
+        good &= fine
+        table.add_row("[green]ok[/]" if fine else "[red]no[/]", f"[bold]{name}[/]", text)
+    Console().print(table)
+    return 0 if good else 1
+
+
+def _python() -> Finding:
+    fine = sys.version_info >= (3, 11)
+    return fine, f"{platform.python_version()}" + ("" if fine else ": install Python 3.11 or newer")
+
+
+def _packages() -> Finding:
+    names = ("neulig-ray", "ray", "torch", "torchvision", "open_clip_torch", "mlflow", "numpy", "pandas")
+    return True, ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+
+
+def _torch() -> Finding:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return True, f"{os.cpu_count()} CPUs, " + (", ".join(gpus) if gpus else "no GPU: trainings run on CPUs")
+
+
+def _models() -> Finding:
+    from neulig_ray.models.archs import ARCHS
+    from neulig_ray.models.origins import load_origin, shipped
+
+    found = []
+    for arch in ARCHS.values():
+        for path in (shipped(arch.name, f"seed-{k}") for k in range(2)):
+            if path is not None:
+                load_origin(path, arch)
+                found.append(path.stem)
+    return bool(found), ", ".join(found) if found else "no shipped origin: install the package again"
+
+
+def _storage(uri: str) -> Finding:
+    from neulig_ray.stages.storage import Storage
+
+    storage = Storage(uri)
+    storage.check_writable()
+    return True, f"{storage.uri} can be written"
+
+
+def _mlflow(storage_uri: str, uri: str | None) -> Finding:
+    from neulig_ray.stages.storage import Storage
+    from neulig_ray.tracking.store import check, local_uri
+
+    if uri is None:
+        storage = Storage(storage_uri)
+        if not storage.local:
+            return False, f"the storage {storage_uri!r} is not local: give --tracking-uri http://HOST:PORT"
+        uri = local_uri(storage.root)[0]
+    check(uri)
+    return True, uri
+
+
+def _ray(address: str | None) -> Finding:
+    from neulig_ray.stages.cluster import Cluster
+
+    cluster = Cluster(address, ())
+    try:
+        cluster.start()
+        return True, cluster.describe()
+    finally:
+        cluster.stop()

@@ -1,0 +1,80 @@
+"""`neulig report`: one self-contained HTML page for one or several experiments."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from neulig_ray.cli.experiments import load
+from neulig_ray.cli.options import parse
+from neulig_ray.errors import InputError
+
+
+def main(command: str, arguments: Sequence[str]) -> int:
+    names = list(arguments)
+    first_flag = next((i for i, word in enumerate(names) if word.startswith("-")), len(names))
+    names, flags = names[:first_flag], names[first_flag:]
+    if not names:
+        return _usage(command, flags)
+    out, flags = _take_out(flags)
+    if len(names) == 1:
+        experiment, about = load(names[0])
+        experiment, options = parse(experiment, flags, prog=f"neulig {command} {names[0]}", description=about)
+        from neulig_ray.cli.session import Session
+
+        with Session(experiment, options) as session:
+            if options.dry_run:
+                session.print_plan()
+                return 0
+            session.run("evaluate")
+            session.results()
+            session.write_report(out)
+            return session.status()
+    return _several(names, flags, out)
+
+
+def _several(names: Sequence[str], flags: Sequence[str], out: Path | None) -> int:
+    """One page of what experiments have measured so far; nothing is run."""
+    from rich.console import Console
+
+    from neulig_ray.report.html import render
+    from neulig_ray.stages.results import read_results
+    from neulig_ray.stages.storage import Storage
+
+    frames, provenance, uri = {}, {}, ""
+    for name in names:
+        experiment, about = load(name)
+        experiment, options = parse(experiment, flags, prog="neulig report", description=about)
+        uri = options.storage
+        try:
+            frames[experiment.name], provenance[experiment.name] = read_results(Storage(uri), experiment.name)
+        except FileNotFoundError:
+            raise InputError(
+                f"{experiment.name} has no results in {uri}: `neulig run {name}` makes them"
+            ) from None
+    page = render(frames, provenance)
+    if out is None:
+        storage = Storage(uri)
+        storage.write("report.html", page.encode())
+        Console(stderr=True).print(f"report {storage.full('report.html')}", soft_wrap=True)
+    else:
+        out.write_text(page)
+    return 0
+
+
+def _take_out(flags: Sequence[str]) -> tuple[Path | None, list[str]]:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--out", type=Path)
+    given, rest = parser.parse_known_args(flags)
+    return given.out, rest
+
+
+def _usage(command: str, flags: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog=f"neulig {command}",
+        usage=f"neulig {command} EXPERIMENT [EXPERIMENT ...] [--out FILE] [--storage URI] [--field value ...]",
+        description="Of one experiment, what is missing is run first; several are shown as far as they "
+        "have come. The page is written into the storage unless --out names a file.",
+    )
+    parser.add_argument("EXPERIMENT", nargs="+")
+    parser.parse_args(flags)
+    return 2

@@ -1,0 +1,78 @@
+"""`neulig storage`: what is stored, whether its hashes are right, and what nothing refers to."""
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from neulig_ray.stages.inventory import Stored, damaged, inventory, referred
+from neulig_ray.stages.storage import Storage
+
+
+def main(command: str, arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog=f"neulig {command}", description=__doc__)
+    parser.add_argument("what", choices=("ls", "verify", "prune"))
+    parser.add_argument("--storage", default="./neulig-storage", metavar="URI")
+    parser.add_argument("--yes", action="store_true", help="prune without asking")
+    given = parser.parse_args(arguments)
+    storage = Storage(given.storage)
+    stored = inventory(storage)
+    if given.what == "ls":
+        return _ls(stored)
+    return _verify(storage, stored) if given.what == "verify" else _prune(storage, stored, given.yes)
+
+
+def _ls(stored: Sequence[Stored]) -> int:
+    by_kind: dict[str, list[Stored]] = defaultdict(list)
+    for item in stored:
+        by_kind[item.kind].append(item)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("kind", "whole", "unfinished", "size"):
+        table.add_column(column, justify="left" if column == "kind" else "right")
+    for kind, items in sorted(by_kind.items()):
+        whole = sum(item.whole for item in items)
+        table.add_row(kind, str(whole), str(len(items) - whole), _size(sum(item.bytes for item in items)))
+    Console().print(table)
+    return 0
+
+
+def _verify(storage: Storage, stored: Sequence[Stored]) -> int:
+    bad = [line for item in stored if item.whole for line in damaged(storage, item)]
+    for line in bad:
+        print(line)
+    whole = sum(item.whole for item in stored)
+    print(f"{whole} artifacts verified, {len(bad)} damaged files")
+    return 1 if bad else 0
+
+
+def _prune(storage: Storage, stored: Sequence[Stored], yes: bool) -> int:
+    keep = referred(storage)
+    useless = [item for item in stored if not item.whole or item.fingerprint not in keep]
+    if not useless:
+        print("nothing to remove: every artifact is of some experiment's results")
+        return 0
+    for item in useless:
+        print(f"{item.kind:<12} {_size(item.bytes):>10}  {item.name}{'' if item.whole else '  (unfinished)'}")
+    print(
+        f"{len(useless)} artifacts, {_size(sum(item.bytes for item in useless))}, of no experiment's results"
+    )
+    if not yes and (
+        not sys.stdin.isatty() or input("remove them? [y/N] ").strip().lower() not in ("y", "yes")
+    ):
+        print("nothing was removed: answer y, or give --yes")
+        return 1
+    for item in useless:
+        storage.delete_tree(item.path)
+    print(f"removed {len(useless)} artifacts")
+    return 0
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
