@@ -1,4 +1,4 @@
-"""All seven tasks, two to seven collaborators, both origins and experts of mixed origins.
+"""All seven tasks, two to seven collaborators, both origins and pairs of mixed origins.
 
 neulig run toy_full
 """
@@ -12,10 +12,10 @@ experiment = Experiment(
     origins=("seed-0", "seed-1"),
     tasks=("count", "digits", "letters", "mnist-5k", "shapes", "signs", "textures"),
     n=(2, 3, 4, 5, 6, 7),
-    combinations=3,
-    mixed_origins=True,
+    combinations=2,
+    mixed_origins=(2,),
     ligand=Ligand(epochs=10),
-    search=Search(trials=4, val_images=100),
+    search=Search(trials=3, val_images=100),
     evaluation=Evaluation(
         granularities=("task", "sample", "batch-first", "batch-mean", "batch-first-mixed", "global"),
         sample_images=200,

@@ -127,8 +127,8 @@ class Experiment:
     """Numbers of collaborators."""
     combinations: int | None = None
     """Most combinations of each n, drawn by the seed so that tasks occur evenly; None: all."""
-    mixed_origins: bool = False
-    """Add combinations whose experts start from different origins."""
+    mixed_origins: tuple[int, ...] = ()
+    """The n for which combinations of experts that start from different origins are added."""
     methods: tuple[str, ...] = METHODS
     """Method names, each with options as name:option=value,option=value."""
     alignment: tuple[Literal["sup", "semi"], ...] = ("sup", "semi")
@@ -172,6 +172,8 @@ def check_values(experiment: Experiment) -> None:
         raise InputError(
             f"protocol {e.protocol!r} needs the paper's data sets, and no task has them: use standard"
         )
+    if extra := [n for n in e.mixed_origins if n not in e.n]:
+        raise InputError(f"mixed_origins {extra[0]} is not among n ({', '.join(map(str, e.n))}): add it there")
     if e.mixed_origins and len(e.origins) < 2:
         raise InputError(f"mixed_origins needs two origins or more, not {len(e.origins)}: add --origins")
     if "ligand" in e.methods and not e.alignment:

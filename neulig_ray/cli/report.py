@@ -71,7 +71,7 @@ def _take_out(flags: Sequence[str]) -> tuple[Path | None, list[str]]:
 def _usage(command: str, flags: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog=f"neulig {command}",
-        usage=f"neulig {command} EXPERIMENT [EXPERIMENT ...] [--out FILE] [--storage URI] [--field value ...]",
+        usage=f"neulig {command} EXPERIMENT [EXPERIMENT ...] [--out FILE] [--storage URI] [--FIELD VALUE]",
         description="Of one experiment, what is missing is run first; several are shown as far as they "
         "have come. The page is written into the storage unless --out names a file.",
     )

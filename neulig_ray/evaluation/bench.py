@@ -75,8 +75,23 @@ class Bench:
 
     def logits(self, state: State, task: str, rows: torch.Tensor) -> torch.Tensor:
         """Logits (len(rows), C) that a merged model gives images of `task` under the task's head."""
-        seen = embed_with(self.tower, state, self.images[task][rows.numpy()], self.arch)
-        return head_logits(seen, self.head(task))
+        return self.mixed_logits(state, {task: rows})[task]
+
+    def mixed_logits(self, state: State, rows: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same for a batch that mixes tasks (task -> rows): each is judged by its own head.
+
+        Images of one size go through the model together.
+        """
+        by_size: dict[tuple[int, ...], list[str]] = {}
+        for task in rows:
+            by_size.setdefault(self.images[task].shape[1:], []).append(task)
+        found = {}
+        for tasks in by_size.values():
+            batch = np.concatenate([self.images[task][rows[task].numpy()] for task in tasks])
+            seen = embed_with(self.tower, state, batch, self.arch)
+            for task, part in zip(tasks, torch.split(seen, [len(rows[t]) for t in tasks]), strict=True):
+                found[task] = head_logits(part, self.head(task))
+        return found
 
     def ensemble(self, beta: torch.Tensor, task: str, rows: torch.Tensor) -> torch.Tensor:
         """Logits (len(rows), C) of the weighted stored embeddings; beta (n,) or (len(rows), n)."""

@@ -95,8 +95,7 @@ def per_batch(
             for rows in torch.split(torch.from_numpy(order), batch_size):
                 beta = rule(betas.images[task][rows])
                 parts.append((rows, beta.expand(len(rows), -1), bench.logits(bench.merge(beta), task, rows)))
-            rows, beta, logits = (torch.cat(column) for column in zip(*parts, strict=True))
-            yield Served(task, rows, beta, logits, batch_size, order_seed)
+            yield Served(task, *map(torch.cat, zip(*parts, strict=True)), batch_size, order_seed)
 
 
 def per_mixed_batch(
@@ -112,15 +111,11 @@ def per_mixed_batch(
         parts: dict[str, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]] = {t: [] for t in bench.tasks}
         for batch in torch.split(torch.from_numpy(order), batch_size):
             beta = rule(image_betas[batch])
-            state = bench.merge(beta)
-            for slot, task in enumerate(bench.tasks):
-                rows = rows_in_task[batch[slots[batch] == slot]]
-                if len(rows):
-                    served = bench.logits(state, task, rows)
-                    parts[task].append((rows, beta.expand(len(rows), -1), served))
+            rows = {task: rows_in_task[batch[slots[batch] == slot]] for slot, task in enumerate(bench.tasks)}
+            for task, logits in bench.mixed_logits(bench.merge(beta), rows).items():
+                parts[task].append((rows[task], beta.expand(len(rows[task]), -1), logits))
         for task in bench.tasks:
-            rows, betas_used, logits = (torch.cat(column) for column in zip(*parts[task], strict=True))
-            yield Served(task, rows, betas_used, logits, batch_size, order_seed)
+            yield Served(task, *map(torch.cat, zip(*parts[task], strict=True)), batch_size, order_seed)
 
 
 def per_task(bench: Bench, betas: Mapping[str, torch.Tensor]) -> Iterator[Served]:

@@ -36,7 +36,7 @@ class StackedHeads:
     def logits(self, embedding: torch.Tensor) -> torch.Tensor:
         """(members, batch, C) of embeddings (members, batch, d), which are normalised here."""
         norm = embedding.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        return torch.bmm(embedding, self.weight.transpose(1, 2)) / norm
+        return torch.bmm(embedding, self.weight.transpose(1, 2)) / norm + self.padding
 
 
 def prediction_loss(logits: torch.Tensor, labels: torch.Tensor, objective: Objective) -> torch.Tensor:

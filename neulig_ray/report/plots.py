@@ -39,7 +39,7 @@ def scatter(frame: pd.DataFrame, theme: Theme = "file") -> Any:
     """
     archs = sorted(frame["arch"].unique())
     ink = _ink(theme)
-    figure = _figure((_PANEL * max(1, len(archs)), _PANEL + 0.75), theme)
+    figure = _figure((max(5.4, _PANEL * len(archs)), _PANEL + 0.75), theme)
     handles: dict[str, Any] = {}
     for place, arch in enumerate(archs):
         axes = figure.add_subplot(1, len(archs), place + 1)
@@ -64,7 +64,7 @@ def scatter(frame: pd.DataFrame, theme: Theme = "file") -> Any:
         names = sorted(handles, key=_legend_place)
         figure.legend(
             [handles[name] for name in names], names, loc="outside lower center", ncols=3, frameon=False,
-            fontsize=8.5 if len(archs) > 1 else 7.5, labelcolor=ink, handletextpad=0.2, columnspacing=1.0,
+            fontsize=8.5, labelcolor=ink, handletextpad=0.2, columnspacing=1.0,
         )  # fmt: skip
     return figure
 
@@ -73,7 +73,7 @@ def gaps(frame: pd.DataFrame, theme: Theme = "file") -> Any:
     """The gap of every (combination, task) by granularity, with its mean; a panel for each arch."""
     archs = sorted(frame["arch"].unique())
     ink = _ink(theme)
-    figure = _figure((_PANEL * max(1, len(archs)), 3.4), theme)
+    figure = _figure((max(5.4, _PANEL * len(archs)), 3.4), theme)
     names = [*GRANULARITIES, "average"]
     for place, arch in enumerate(archs):
         axes = figure.add_subplot(1, len(archs), place + 1)

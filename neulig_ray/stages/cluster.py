@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from neulig_ray.errors import InputError
@@ -19,6 +20,15 @@ _ENVIRONMENT = {
 }
 
 
+@dataclass(frozen=True)
+class Need:
+    """What the largest piece of a stage takes of the cluster at once."""
+
+    what: str
+    cpus: float
+    gpus: float
+
+
 class Cluster:
     """A cluster that starts on demand. A fully cached run never calls `start`."""
 
@@ -27,9 +37,14 @@ class Cluster:
         self._plugins = tuple(plugins)
         self._autoscaling = autoscaling
         self.started = False
+        self.needs: Sequence[Need] = ()
 
     def start(self) -> None:
-        """Start or join; raises InputError when no Ray answers at the address."""
+        """Start or join; raises InputError when no Ray answers at the address, or when it is too small.
+
+        What is asked in vain of a cluster would be waited for without end: `needs` are held against it at
+        once, before the first job.
+        """
         if self.started:
             return
         for name, value in _ENVIRONMENT.items():
@@ -58,18 +73,19 @@ class Cluster:
             self._owned = True
             ray.init(include_dashboard=False, **options)
         self.started = True
+        for need in self.needs:
+            self._check(need)
 
-    def check(self, *, cpus: float, gpus: float, what: str) -> None:
-        """Raises InputError when one `what` needs more than the whole cluster has."""
+    def _check(self, need: Need) -> None:
         import ray
 
         if self._autoscaling:
             return
         have = ray.cluster_resources()
-        for resource, need in (("CPU", cpus), ("GPU", gpus)):
-            if need > have.get(resource, 0):
+        for resource, amount in (("CPU", need.cpus), ("GPU", need.gpus)):
+            if amount > have.get(resource, 0):
                 raise InputError(
-                    f"{what} needs {need:g} {resource}s, but the cluster has {have.get(resource, 0):g}. "
+                    f"{need.what} needs {amount:g} {resource}s, but the cluster has {have.get(resource, 0):g}. "
                     f"Lower cluster.{resource.lower()}s_per_worker or the workers, or add nodes; "
                     "--cluster.autoscaling if the cluster grows on demand."
                 )

@@ -41,7 +41,7 @@ def groups(experiment: Experiment) -> list[Group]:
                 tuple(collaborator(t, origin) for t in c) for c in itertools.combinations(sorted(e.tasks), n)
             ]
             found.append(Group(arch, origin, n, _draw(pool, e.combinations, f"{e.seed}/{n}/{len(e.tasks)}")))
-        if e.mixed_origins:
+        if n in e.mixed_origins:
             name = "+".join(e.origins)
             found.append(Group(arch, name, n, _draw(_mixed(e, n), e.combinations, f"{e.seed}/{n}/mixed")))
     return found

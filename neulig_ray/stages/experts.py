@@ -69,6 +69,10 @@ class ExpertJob:
     recipe: FinetuneRecipe
     seed: int
 
+    @property
+    def inputs(self) -> tuple[Artifact, ...]:
+        return self.origin, self.head, self.data
+
     def steps(self, storage: Storage, worker: Worker, checkpoint: dict[str, Any] | None) -> Iterator[Step]:
         tower = copy.deepcopy(load_clip(storage, self.origin, self.arch).visual)
         for epoch in finetune(

@@ -17,6 +17,8 @@ Made = tuple[Mapping[str, bytes], Mapping[str, Any]]
 class HasArtifact(Protocol):
     @property
     def artifact(self) -> Artifact: ...
+    @property
+    def inputs(self) -> tuple[Artifact, ...]: ...
 
 
 J = TypeVar("J", bound=HasArtifact)
@@ -68,6 +70,20 @@ def ensure(storage: Storage, jobs: Sequence[J], make: Callable[[list[J]], Failur
     return failures
 
 
+def runnable(jobs: Sequence[J], failures: Failures) -> list[J]:
+    """The jobs that can be tried. One whose input failed is added to `failures`, with the input's reason."""
+    ready = []
+    for job in jobs:
+        broken = next((a for a in job.inputs if a.fingerprint in failures), None)
+        if broken is None:
+            ready.append(job)
+        else:
+            failures[job.artifact.fingerprint] = (
+                f"{broken.kind} {broken.label}: {failures[broken.fingerprint]}"
+            )
+    return ready
+
+
 def run_stage(
     name: str,
     jobs: Sequence[Job],
@@ -79,24 +95,14 @@ def run_stage(
 ) -> None:
     """Make what is missing of `jobs` on the cluster, adding to `failures` what could not be made.
 
-    A job one of whose inputs failed is not tried: it fails with its input's reason. Lost workers and nodes
-    are retried by Ray, `resources.max_failures` times for each job.
+    Lost workers and nodes are retried by Ray, `resources.max_failures` times for each job.
     """
-    ready = []
-    for job in jobs:
-        broken = next((a for a in job.inputs if a.fingerprint in failures), None)
-        if broken is None:
-            ready.append(job)
-        else:
-            failures[job.artifact.fingerprint] = (
-                f"{broken.kind} {broken.label}: {failures[broken.fingerprint]}"
-            )
+    ready = runnable(jobs, failures)
     cached = sum(storage.exists(job.artifact) for job in ready)
     with reporter.stage(name, len(ready), cached) as stage:
         if cached == len(ready):
             return
         cluster.start()
-        cluster.check(cpus=resources.cpus, gpus=resources.gpus, what=f"a job of stage {name!r}")
         failures.update(ensure(storage, ready, lambda missing: _run(missing, storage, resources, stage)))
 
 

@@ -110,6 +110,7 @@ class PretrainJob:
     recipe: PretrainRecipe
     tasks: tuple[str, ...]
     seed: int
+    inputs: tuple[Artifact, ...] = ()
 
     def steps(self, storage: Storage, worker: Worker, checkpoint: dict[str, Any] | None) -> Iterator[Step]:
         arch = ARCHS[self.arch]

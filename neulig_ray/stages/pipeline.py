@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from neulig_ray.errors import StageError
-from neulig_ray.stages.cluster import Cluster
+from neulig_ray.stages.cluster import Cluster, Need
 from neulig_ray.stages.evaluations import run_evaluations
 from neulig_ray.stages.jobs import Failures, Job, Resources, run_stage
 from neulig_ray.stages.origins import store_file
@@ -24,6 +24,7 @@ LAST_STAGE: Final = {
     "run": "evaluations",
 }
 STAGES: Final = ("tasks", "origins", "heads", "experts", "embeddings", "ligands", "evaluations")
+ON_CPU: Final = ("tasks", "heads", "ligands")  # stages whose workers take no GPU
 
 
 class Pipeline:
@@ -40,7 +41,13 @@ class Pipeline:
         self.on_cpu = Resources(c.cpus_per_worker, 0.0, c.max_failures)
 
     def run(self, last: str) -> None:
-        """Run up to and with the stage `last`; failed pieces do not stop their siblings."""
+        """Run up to and with the stage `last`; failed pieces do not stop their siblings.
+
+        Raises InputError before anything is started for a damaged origin file or too small a cluster.
+        """
+        for origin in self.plan.origins:
+            store_file(origin, self.storage)
+        self.cluster.needs = self._needs(last)
         stages: dict[str, Callable[[], None]] = {
             "tasks": self._tasks,
             "origins": self._origins,
@@ -55,14 +62,24 @@ class Pipeline:
             if stage == last:
                 return
 
+    def _needs(self, last: str) -> list[Need]:
+        """What one piece of each stage up to `last` asks of the cluster at once."""
+        workers = {"experts": self.plan.experiment.finetune.workers}
+        if any(origin.job for origin in self.plan.origins):
+            workers["origins"] = self.plan.experiment.pretrain.workers
+        needs = []
+        for stage in STAGES[: STAGES.index(last) + 1]:
+            count, each = workers.get(stage, 1), self.on_cpu if stage in ON_CPU else self.resources
+            what = f"stage {stage!r}" + (f" ({count} workers)" if count > 1 else "")
+            needs.append(Need(what, count * each.cpus, count * each.gpus))
+        return needs
+
     def _tasks(self) -> None:
         self._small("tasks", list(self.plan.tasks.values()), self.on_cpu)
         if any(job.artifact.fingerprint in self.failures for job in self.plan.tasks.values()):
             raise StageError("; ".join(self.failures.values()))
 
     def _origins(self) -> None:
-        for origin in self.plan.origins:
-            store_file(origin, self.storage)
         if jobs := [origin.job for origin in self.plan.origins if origin.job is not None]:
             self._train("origins", jobs, self.plan.experiment.pretrain.workers)
 

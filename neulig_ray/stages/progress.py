@@ -19,7 +19,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            self.console.print(text, highlight=False)
+            self.console.print(text, highlight=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, total: int, cached: int) -> Iterator["Stage"]:

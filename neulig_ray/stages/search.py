@@ -28,7 +28,7 @@ from neulig_ray.models.archs import ARCHS
 from neulig_ray.stages.artifact import Artifact, fingerprint
 from neulig_ray.stages.cluster import Cluster
 from neulig_ray.stages.combinations import Group
-from neulig_ray.stages.jobs import Failures, Made, Resources, ensure
+from neulig_ray.stages.jobs import Failures, Made, Resources, ensure, runnable
 from neulig_ray.stages.models import ArchModels
 from neulig_ray.stages.progress import Reporter, Stage
 from neulig_ray.stages.settings import Setting, settings
@@ -107,21 +107,13 @@ def run_search(
     failures: Failures,
 ) -> None:
     """Have every cell's ligands, adding to `failures` what could not be made."""
-    ready = []
-    for trial in (trial for cell in cells if not storage.exists(cell.artifact) for trial in cell.trials):
-        broken = next((a for a in trial.inputs if a.fingerprint in failures), None)
-        if broken is None:
-            ready.append(trial)
-        else:
-            failures[trial.artifact.fingerprint] = (
-                f"{broken.kind} {broken.label}: {failures[broken.fingerprint]}"
-            )
+    trials = [trial for cell in cells if not storage.exists(cell.artifact) for trial in cell.trials]
+    ready = runnable(trials, failures)
     total = sum(len(cell.trials) for cell in cells)
     missing = sum(not storage.exists(trial.artifact) for trial in ready)
     with reporter.stage("search", total, total - missing) as stage:
         if missing:
             cluster.start()
-            cluster.check(cpus=resources.cpus, gpus=0, what="a trial of the search")
             name = f"search-{fingerprint([trial.artifact.fingerprint for trial in ready])}"
 
             def make(trials: list[Trial]) -> Failures:
@@ -249,6 +241,10 @@ def _tune(
     }
     for fp, reason in failures.items():
         stage.finished(by_name[fp].artifact.label, reason, failed=True)
+    if left := [t for fp, t in by_name.items() if fp not in failures and not storage.exists(t.artifact)]:
+        # The run that was resumed is another driver's, who had other trials to make.
+        storage.delete_tree(f"ray/tune/{name}")
+        failures.update(_tune(name, left, models, storage, resources, stage))
     return failures
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from neulig_ray.errors import TrainingDiverged
 from neulig_ray.stages.artifact import Artifact, fingerprint
 from neulig_ray.stages.cluster import Cluster
-from neulig_ray.stages.jobs import Failures, Made, Resources, ensure
+from neulig_ray.stages.jobs import Failures, Made, Resources, ensure, runnable
 from neulig_ray.stages.progress import Reporter, Stage
 from neulig_ray.stages.storage import Storage
 
@@ -46,6 +46,8 @@ class TrainJob(Protocol):
 
     @property
     def artifact(self) -> Artifact: ...
+    @property
+    def inputs(self) -> tuple[Artifact, ...]: ...
     def steps(
         self, storage: Storage, worker: Worker, checkpoint: dict[str, Any] | None
     ) -> Iterator[Step]: ...
@@ -64,13 +66,13 @@ def run_trainings(
     failures: Failures,
 ) -> None:
     """Make what is missing of `jobs`, adding to `failures` what could not be made."""
+    jobs = runnable(jobs, failures)
     cached = sum(storage.exists(job.artifact) for job in jobs)
     with reporter.stage(name, len(jobs), cached) as stage:
         if cached == len(jobs):
             return
         cluster.start()
         need = {"cpus": workers * resources.cpus, "gpus": workers * resources.gpus}
-        cluster.check(**need, what=f"a training of stage {name!r} ({workers} workers)")
         groups = min(cluster.slots(**need), max_groups or len(jobs))
         # Named after the whole plan, not what is missing of it: the same command finds its checkpoints.
         run = f"{name}-{fingerprint([job.artifact.fingerprint for job in jobs])}"
@@ -139,14 +141,15 @@ class _Groups:
 
     def run(self, groups: int) -> Failures:
         finished = threading.Event()
-        with ThreadPoolExecutor(groups + 1) as pool:
-            follower = pool.submit(self._follow, finished)
-            try:
-                for future in [pool.submit(self._fit, group) for group in range(groups)]:
-                    future.result()
-            finally:
-                finished.set()
-            follower.result()
+        pool = ThreadPoolExecutor(groups + 1)
+        follower = pool.submit(self._follow, finished)
+        try:
+            for future in [pool.submit(self._fit, group) for group in range(groups)]:
+                future.result()
+        finally:
+            finished.set()
+            pool.shutdown(wait=False)  # an interrupt does not wait for trainings: they go on from checkpoints
+        follower.result()
         return self.failures
 
     def _fit(self, group: int) -> None:
@@ -270,7 +273,8 @@ def _train(
 
 
 def _describe(point: Mapping[str, float]) -> str:
-    return "  ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in point.items())
+    shown = {key: value for key, value in point.items() if "second" not in key}
+    return "  ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in shown.items())
 
 
 def _report(checkpoint: dict[str, Any], rank: int) -> None:

@@ -154,8 +154,9 @@ def _write(client: Any, experiment_id: str, run: Run, known: dict[str, Any], par
     metrics = [Metric(name, value, now, step) for name, value, step in run.metrics]
     params = [Param(name, value) for name, value in run.params.items()]
     tags = [RunTag(name, x) for name, x in _tags(run).items() if finished or there.get(name) != x]
-    for start in range(0, max(len(metrics), 1), _BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + _BATCH], params=params, tags=tags)
+    for start in range(_BATCH, len(metrics), _BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+    client.log_batch(run_id, metrics=metrics[:_BATCH], params=params, tags=tags)
     client.set_terminated(run_id, run.status, end_time=now)  # the status says that the run is complete
 
 
