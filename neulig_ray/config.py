@@ -173,7 +173,9 @@ def check_values(experiment: Experiment) -> None:
             f"protocol {e.protocol!r} needs the paper's data sets, and no task has them: use standard"
         )
     if extra := [n for n in e.mixed_origins if n not in e.n]:
-        raise InputError(f"mixed_origins {extra[0]} is not among n ({', '.join(map(str, e.n))}): add it there")
+        raise InputError(
+            f"mixed_origins {extra[0]} is not among n ({', '.join(map(str, e.n))}): add it there"
+        )
     if e.mixed_origins and len(e.origins) < 2:
         raise InputError(f"mixed_origins needs two origins or more, not {len(e.origins)}: add --origins")
     if "ligand" in e.methods and not e.alignment:

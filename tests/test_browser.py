@@ -22,7 +22,7 @@ CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 EXPERIMENT = "quickstart"
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --window-size=1500,1300"
+    "--disable-component-update --disable-sync --hide-scrollbars --window-size=1900,1300"
 )
 
 pytestmark = [
@@ -104,6 +104,11 @@ def browser(tmp_path: Path) -> Iterator[Any]:
     driver.quit()
 
 
+def _open(browser: Any, address: str) -> None:
+    browser.get("about:blank")  # a changed fragment alone would leave the page as it was
+    browser.get(address)
+
+
 def _wait_for_text(browser: Any, *wanted: str, seconds: float = 120) -> str:
     """The text of the page once all of `wanted` stand in it."""
     deadline = time.monotonic() + seconds
@@ -139,28 +144,31 @@ def test_mlflow_shows_parents_children_metrics_tables_and_plots(
     home = f"{page}/#/experiments/{parent.info.experiment_id}/runs"
     run = f"{home}/{parent.info.run_id}"
 
-    browser.get(home)
+    _open(browser, home)
     _wait_for_text(browser, "tiny-rn seed-0 n=5", "experts tiny-rn seed-0")
     browser.save_screenshot(str(tmp_path / "runs.png"))
 
-    browser.get(run)
-    _wait_for_text(browser, "tiny-rn seed-0 n=5", "ligand sup", "merging/mean", "neulig.fingerprint")
+    _open(browser, run)
+    _wait_for_text(browser, "tiny-rn seed-0 n=5", "merging/mean", "neulig.fingerprint")
+    of_children = ", ".join(f"a[href*='/runs/{run.info.run_id}']" for run in whole if run is not parent)
+    _wait_for_element(browser, of_children)
     browser.save_screenshot(str(tmp_path / "parent.png"))
 
-    browser.get(f"{run}/artifacts/scatter.png")
+    _open(browser, f"{run}/artifacts/scatter.png")
     _wait_for_text(browser, "scatter.png", "table.json", "results.parquet", "ligand")
     image = _wait_for_element(browser, "img[src^='blob:'], img[src*='get-artifact']")
     assert browser.execute_script("return arguments[0].naturalWidth", image) > 300
     browser.save_screenshot(str(tmp_path / "plot.png"))
 
-    browser.get(f"{run}/artifacts/table.json")
+    _open(browser, f"{run}/artifacts/table.json")
     _wait_for_text(browser, "granularity", "batch-first-mixed", "merging/mean")
     browser.save_screenshot(str(tmp_path / "table.png"))
 
     child = next(run for run in whole if run.info.run_name == "ligand sup sample")
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    browser.get(f"{home}/{child.info.run_id}")
-    _wait_for_text(browser, "ligand sup sample", "Parent run", "merging/mean", f"{EXPERIMENT}/tiny-rn")
+    _open(browser, f"{home}/{child.info.run_id}")
+    _wait_for_text(browser, "ligand sup sample", "merging/mean", f"{EXPERIMENT}/tiny-rn")
+    _wait_for_element(browser, f"a[href*='/runs/{parent.info.run_id}']")
     browser.save_screenshot(str(tmp_path / "child.png"))
 
 

@@ -2,20 +2,17 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 
+from neulig_ray.config import GRANULARITIES
 from neulig_ray.errors import unknown
 from neulig_ray.evaluation.bench import Bench, choose
 from neulig_ray.seeds import stable_generator
 
-Granularity = Literal[
-    "sample", "batch-first", "batch-mean", "batch-first-mixed", "batch-mean-mixed", "task", "global"
-]
-GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
-Rule = Literal["first", "mean"]
+BatchRule = Callable[[torch.Tensor], torch.Tensor]
+Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # rows, beta, logits
 
 
 @dataclass(frozen=True)
@@ -85,21 +82,21 @@ def per_sample(bench: Bench, betas: Betas, limit: int | None, seed: int) -> Iter
 
 
 def per_batch(
-    bench: Bench, betas: Betas, rule: "BatchRule", batch_size: int, order_seeds: tuple[int, ...]
+    bench: Bench, betas: Betas, rule: BatchRule, batch_size: int, order_seeds: tuple[int, ...]
 ) -> Iterator[Served]:
     """Batches of one task: the reference's evaluation (`batch-first`), which uses that they are pure."""
     for order_seed in order_seeds:
         for task in bench.tasks:
             order = stable_generator("order", order_seed, task).permutation(len(bench.images[task]))
-            parts = []
+            parts: list[Part] = []
             for rows in torch.split(torch.from_numpy(order), batch_size):
                 beta = rule(betas.images[task][rows])
                 parts.append((rows, beta.expand(len(rows), -1), bench.logits(bench.merge(beta), task, rows)))
-            yield Served(task, *map(torch.cat, zip(*parts, strict=True)), batch_size, order_seed)
+            yield _joined(task, parts, batch_size, order_seed)
 
 
 def per_mixed_batch(
-    bench: Bench, betas: Betas, rule: "BatchRule", batch_size: int, order_seeds: tuple[int, ...]
+    bench: Bench, betas: Betas, rule: BatchRule, batch_size: int, order_seeds: tuple[int, ...]
 ) -> Iterator[Served]:
     """Batches of a shuffled mixture of all tasks' images, each image judged by its own task's head."""
     sizes = [len(bench.images[task]) for task in bench.tasks]
@@ -108,14 +105,14 @@ def per_mixed_batch(
     image_betas = torch.cat([betas.images[task] for task in bench.tasks])
     for order_seed in order_seeds:
         order = stable_generator("order", order_seed, *bench.tasks).permutation(len(slots))
-        parts: dict[str, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]] = {t: [] for t in bench.tasks}
+        parts: dict[str, list[Part]] = {task: [] for task in bench.tasks}
         for batch in torch.split(torch.from_numpy(order), batch_size):
             beta = rule(image_betas[batch])
             rows = {task: rows_in_task[batch[slots[batch] == slot]] for slot, task in enumerate(bench.tasks)}
             for task, logits in bench.mixed_logits(bench.merge(beta), rows).items():
                 parts[task].append((rows[task], beta.expand(len(rows[task]), -1), logits))
         for task in bench.tasks:
-            yield Served(task, *map(torch.cat, zip(*parts[task], strict=True)), batch_size, order_seed)
+            yield _joined(task, parts[task], batch_size, order_seed)
 
 
 def per_task(bench: Bench, betas: Mapping[str, torch.Tensor]) -> Iterator[Served]:
@@ -126,7 +123,9 @@ def per_task(bench: Bench, betas: Mapping[str, torch.Tensor]) -> Iterator[Served
         yield Served(task, rows, beta.expand(len(rows), -1), logits)
 
 
-BatchRule = Callable[[torch.Tensor], torch.Tensor]
+def _joined(task: str, parts: list[Part], batch_size: int, order_seed: int) -> Served:
+    rows, beta, logits = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Served(task, rows, beta, logits, batch_size, order_seed)
 
 
 def first_row(beta: torch.Tensor) -> torch.Tensor:

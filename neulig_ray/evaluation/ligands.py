@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from neulig_ray.config import GRANULARITIES
 from neulig_ray.evaluation.bench import Bench, choose
-from neulig_ray.evaluation.granularity import GRANULARITIES, Betas, Served, serve
+from neulig_ray.evaluation.granularity import Betas, Served, serve
 from neulig_ray.evaluation.metrics import accuracy, compare
 from neulig_ray.evaluation.rows import Row, new_row
 from neulig_ray.ligand.coopvec import coopvecs, entropy, own_slot, routing_accuracy

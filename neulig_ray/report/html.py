@@ -80,10 +80,13 @@ def _figure(figure: Any, caption: str) -> str:
 
 def _facts(provenance: Mapping[str, Any]) -> str:
     """What a reader asks first on one line, everything else on demand."""
+    shown = {key: value for key, value in provenance.items() if not isinstance(value, Mapping | list)}
+    shown["hardware"] = ", ".join(_words(provenance.get("hardware", {})))
+    shown["versions"] = ", ".join(f"{k} {v}" for k, v in provenance.get("versions", {}).items())
     simple = [
-        f"<span>{escape(str(key))} <b>{escape(str(value))}</b></span>"
-        for key, value in provenance.items()
-        if isinstance(value, str | int | float) and len(str(value)) <= 80
+        f"<span>{escape(str(key).replace('_', ' '))} <b>{escape(str(value)[:160])}</b></span>"
+        for key, value in shown.items()
+        if value not in ("", None)
     ]
     if not provenance:
         return ""
@@ -93,6 +96,14 @@ def _facts(provenance: Mapping[str, Any]) -> str:
         f"<details><summary>Provenance: configuration, versions, commit, seeds, hardware</summary>"
         f"<pre>{whole}</pre></details>"
     )
+
+
+def _words(hardware: Mapping[str, Any]) -> list[str]:
+    """cpus 2 -> "2 cpus", names as they are, lists joined."""
+    counted = {k: v for k, v in hardware.items() if isinstance(v, int)}
+    named = [v for v in hardware.values() if isinstance(v, str)]
+    listed = [str(x) for v in hardware.values() if isinstance(v, list) for x in v]
+    return [*(f"{value} {name}" for name, value in counted.items()), *listed, *named]
 
 
 def _headline(made: Sequence[Table]) -> str:

@@ -85,7 +85,7 @@ class Cluster:
         for resource, amount in (("CPU", need.cpus), ("GPU", need.gpus)):
             if amount > have.get(resource, 0):
                 raise InputError(
-                    f"{need.what} needs {amount:g} {resource}s, but the cluster has {have.get(resource, 0):g}. "
+                    f"{need.what} needs {amount:g} {resource}s, the cluster has {have.get(resource, 0):g}. "
                     f"Lower cluster.{resource.lower()}s_per_worker or the workers, or add nodes; "
                     "--cluster.autoscaling if the cluster grows on demand."
                 )

@@ -99,18 +99,18 @@ class _Planner:
     def static(self, spec: MethodSpec, group: Group, combination: Combination) -> Evaluation:
         known = self._models[group.arch].restricted(combination)
         common = {**self._combined(group, combination), "granularity": "global"}
-        settings = {
-            "combination": combination,
-            "batchnorm_images": self._e.evaluation.batchnorm_images,
-            "seed": self._e.seed,
-        }
+        measure: Callable[..., list[Row]] = _ensemble
+        settings: dict[str, Any] = {"combination": combination}
+        if spec.method.kind == "streamed":
+            measure = _streamed
+            settings |= {"batchnorm_images": self._e.evaluation.batchnorm_images, "seed": self._e.seed}
         return self._evaluation(
             spec,
             group.arch,
             ",".join(combination),
             common,
             _tasks(combination),
-            _static,
+            measure,
             known,
             known.inputs(),
             settings,
@@ -254,7 +254,12 @@ def _single(storage: Storage, spec: MethodSpec, models: ArchModels, key: str) ->
     return [{**row, "parameters": _parameters(models.arch)}]
 
 
-def _static(
+def _ensemble(storage: Storage, spec: MethodSpec, models: ArchModels, combination: Combination) -> list[Row]:
+    rows = evaluate_ensemble(spec.method, combination, _test(storage, models).data, dict(spec.options))
+    return [{**row, "parameters": len(combination) * _parameters(models.arch)} for row in rows]
+
+
+def _streamed(
     storage: Storage,
     spec: MethodSpec,
     models: ArchModels,
@@ -262,11 +267,7 @@ def _static(
     batchnorm_images: int,
     seed: int,
 ) -> list[Row]:
-    shared, options = _test(storage, models), dict(spec.options)
-    size = _parameters(models.arch)
-    if spec.method.kind == "ensemble":
-        rows = evaluate_ensemble(spec.method, combination, shared.data, options)
-        return [{**row, "parameters": len(combination) * size} for row in rows]
+    shared = _test(storage, models)
     unlabelled = {}
     for task, data in models.data.items():
         images = load_split(storage, data, "train").images
@@ -283,13 +284,13 @@ def _static(
         arch=ARCHS[models.arch],
         test=shared.data,
         images=shared.images,
-        options=options,
+        options=dict(spec.options),
         base=base,
         origin=origin,
         unlabelled=unlabelled,
         seed=seed,
     )
-    return [{**row, "parameters": size} for row in rows]
+    return [{**row, "parameters": _parameters(models.arch)} for row in rows]
 
 
 def _hard_routing(

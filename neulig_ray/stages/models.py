@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from neulig_ray.ligand.data import task_of
 from neulig_ray.stages.artifact import Artifact
+from neulig_ray.stages.combinations import origin_of
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,16 @@ class ArchModels:
     data: dict[str, Artifact] = field(default_factory=dict)
 
     def restricted(self, keys: Iterable[str]) -> "ArchModels":
-        """Only what a combination of these collaborators needs."""
-        keys = list(keys)
-        tasks = {task_of(key) for key in keys}
-        models = {*keys, *self.origins}
+        """Only what a combination of these collaborators needs, in an order of its own."""
+        keys = sorted(keys)
+        tasks = sorted({task_of(key) for key in keys})
+        origins = sorted({origin_of(key) for key in keys})
         return ArchModels(
             self.arch,
-            self.origins,
+            {o: self.origins[o] for o in origins},
             {k: self.heads[k] for k in keys},
             {k: self.experts[k] for k in keys},
-            {(m, t): a for (m, t), a in self.embeddings.items() if m in models and t in tasks},
+            {(m, t): self.embeddings[m, t] for m in (*keys, *origins) for t in tasks},
             {t: self.data[t] for t in tasks},
         )
 

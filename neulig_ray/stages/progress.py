@@ -3,11 +3,13 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+LOG_EVERY = 20.0  # seconds between the lines that a log gets of trainings under way
 
 
 class Reporter:
@@ -27,9 +29,8 @@ class Reporter:
         started = time.monotonic()
         if total == cached:
             self.say(f"[bold]{name:<12}[/] {total} in the storage")
-            yield Stage(self, name, None, 0)
+            yield Stage(self, name, None)
             return
-        live = self.console.is_terminal and not self.quiet
         bars = Progress(
             TextColumn("[bold]{task.fields[stage]:<12}"),
             BarColumn(bar_width=24),
@@ -37,10 +38,10 @@ class Reporter:
             TimeElapsedColumn(),
             TextColumn("{task.description}"),
             console=self.console,
-            disable=not live,
         )
-        with bars:
-            stage = Stage(self, name, bars, total, cached)
+        live = self.console.is_terminal and not self.quiet
+        stage = Stage(self, name, bars if live else None, total, cached)
+        with bars if live else nullcontext():
             yield stage
         failed = f", [red]{stage.failed} failed[/]" if stage.failed else ""
         self.say(
@@ -53,21 +54,25 @@ class Stage:
     """The progress of one stage; its methods may be called from any thread."""
 
     def __init__(
-        self, reporter: Reporter, name: str, bars: Progress | None, total: int, cached: int = 0
+        self, reporter: Reporter, name: str, bars: Progress | None, total: int = 0, cached: int = 0
     ) -> None:
         self._reporter = reporter
         self._bars = bars
         self._lock = threading.Lock()
         self._jobs: dict[str, Any] = {}
+        self._last_line = time.monotonic()
         self.name = name
         self.done = 0
         self.failed = 0
         self._bar = bars.add_task("", total=total, completed=cached, stage=name) if bars else None
 
     def running(self, job: str, text: str) -> None:
-        """Show what a long job is doing now."""
+        """Show what a long job is doing now: in its bar, or in a log as a line now and then."""
         with self._lock:
             if self._bars is None:
+                if time.monotonic() - self._last_line > LOG_EVERY:
+                    self._last_line = time.monotonic()
+                    self._reporter.say(f"{self.name:<12} {job}  {text} ...")
                 return
             if job not in self._jobs:
                 self._jobs[job] = self._bars.add_task("", total=None, stage="")

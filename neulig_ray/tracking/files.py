@@ -39,10 +39,9 @@ def summary(lines: Sequence[Line]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for line in lines:
         v = line.variant
-        settings = {"method": v.method, "alignment": v.alignment, "granularity": v.granularity,
-                    "buffers": v.buffers, "options": v.options}  # fmt: skip
+        settings = {name: getattr(v, name) for name in ("method", "alignment", "granularity", "buffers")}
         values = {name: round(value, 3) for name, value, _ in line_metrics(line)}
-        rows.append({**settings, "combinations": line.combinations, **values})
+        rows.append({**settings, **values, "combinations": line.combinations, "options": v.options})
     return pd.DataFrame(rows)
 
 

@@ -120,7 +120,7 @@ def _cell(
         key=key,
         name=f"{cell.arch} {origin} n={cell.n}",
         tags={**shared, "alignment": alignment, FINGERPRINT: cell.fingerprint, **text},
-        metrics=list(_cell_metrics([x for x, _ in own], alignment)),
+        metrics=_cell_metrics([x for x, _ in own], alignment),
         tables={"table.json": summary(table.lines)} if table else {},
         files={**own_files, **ligands, **artifacts},
         source=str(whole.to_json(orient="split")),
@@ -173,17 +173,19 @@ def _lines(rows: pd.DataFrame) -> list[tuple[Line, pd.DataFrame]]:
     return [(line, parts[line.variant]) for line in lines(rows)]
 
 
-def _cell_metrics(made: Sequence[Line], alignment: str) -> Iterator[Metric]:
-    for x in made:
-        v = x.variant
-        if v.method != "ligand" or v.granularity not in _SELECTED:
-            continue
+def _cell_metrics(made: Sequence[Line], alignment: str) -> list[Metric]:
+    selected = [x for x in made if x.variant.method == "ligand" and x.variant.granularity in _SELECTED]
+    headline: list[Metric] = []
+    every: list[Metric] = []
+    for x in selected:
+        how, granularity = x.variant.alignment, x.variant.granularity
         means = score_metrics(x.mean, "mean")
-        yield from ((f"{v.alignment}/{v.granularity}/{name}", value, step) for name, value, step in means)
-        if v.alignment == alignment and v.granularity == "task":
-            yield from line_metrics(x)
-        if v.alignment == alignment and v.granularity == "sample":
-            yield from ((f"sample/{name}", value, step) for name, value, step in means)
+        every += [(f"{how}/{granularity}/{name}", value, step) for name, value, step in means]
+        if (how, granularity) == (alignment, "task"):
+            headline += line_metrics(x)
+        if (how, granularity) == (alignment, "sample"):
+            headline += [(f"sample/{name}", value, step) for name, value, step in means]
+    return headline + every
 
 
 def _identity(record: Cell | Trial) -> tuple[str, str, int, int]:

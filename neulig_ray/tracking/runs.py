@@ -55,7 +55,7 @@ class Run:
 def finite(metrics: Iterable[tuple[str, float | None, int]]) -> list[Metric]:
     """The metrics that have a value, under names that MLflow accepts."""
     return [
-        (re.sub(r"[^\w\-. /:]", "_", name), float(value), step)
+        (re.sub(r"[^\w\-. /:]", "_", name), round(float(value), 9), step)  # no noise of 64-bit sums
         for name, value, step in metrics
         if value is not None and abs(value) < float("inf")
     ]
@@ -72,7 +72,7 @@ def line_metrics(line: Line) -> list[Metric]:
     others = {name.removesuffix("_accuracy"): value for name, value in line.others.items()}
     others["absolute_gap"] = line.absolute_gap
     return [
-        *(metric for task, score in line.scores.items() for metric in score_metrics(score, task)),
         *score_metrics(line.mean, "mean"),
         *finite((f"{name}/mean", value, 0) for name, value in others.items()),
+        *(metric for task, score in line.scores.items() for metric in score_metrics(score, task)),
     ]

@@ -1,0 +1,175 @@
+"""What all tests share: Ray's and MLflow's environment, one local Ray session, commands as children."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# Ray and MLflow read these when they are imported, and children inherit them.
+os.environ.update(
+    {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+    }
+)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+for _name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RAY_RUNTIME_ENV_HOOK"):
+    os.environ.pop(_name, None)
+
+REPOSITORY = Path(__file__).parent.parent
+_MARK = "NEULIG_TEST_PROCESS"
+
+
+class Command:
+    """`neulig ARGUMENTS` in a process group of its own, with all that it starts."""
+
+    def __init__(self, arguments: tuple[str, ...], cwd: Path, log: Path, environment: dict[str, str]) -> None:
+        self.mark = uuid.uuid4().hex
+        self.log = log
+        self._seen: set[tuple[int, str]] = set()
+        self.started = time.monotonic()
+        with log.open("wb") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "neulig_ray", *arguments],
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **environment, _MARK: self.mark},
+            )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait(self, timeout: float) -> int:
+        """The exit status; fails the test, with the output, when it takes longer than `timeout` seconds."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.end()
+            pytest.fail(f"no end after {timeout} s; its output:\n{self.output[-4000:]}")
+
+    def wait_until(self, happened: Callable[[], bool], what: str, timeout: float = 300) -> None:
+        """Wait for what the running command does; fails the test when it ends before, or takes too long."""
+        until = time.monotonic() + timeout
+        while not happened():
+            if self.process.poll() is not None:
+                pytest.fail(f"ended ({self.process.returncode}) before {what}:\n{self.output[-4000:]}")
+            if time.monotonic() > until:
+                self.end()
+                pytest.fail(f"{timeout} s without {what}:\n{self.output[-4000:]}")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """`kill -9` of the driver alone, in the middle of what it does."""
+        self.family()
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def family(self) -> set[int]:
+        """Processes alive that the command started, its own included: children of children, by /proc."""
+        alive = _processes()
+        found = {self.process.pid} & alive.keys()
+        while True:
+            more = {pid for pid, (parent, _) in alive.items() if parent in found} - found
+            if not more:
+                break
+            found |= more
+        # Orphans keep the environment; workers that renamed themselves (ray::...) may have lost it.
+        found |= {pid for pid in alive if _has_mark(pid, self.mark)}
+        found |= {pid for pid, started in self._seen if pid in alive and alive[pid][1] == started}
+        self._seen |= {(pid, alive[pid][1]) for pid in found}
+        return found
+
+    def end(self) -> None:
+        """Kill what is left of the command and of what it started, by pid."""
+        for pid in self.family():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def _processes() -> dict[int, tuple[int, str]]:
+    """pid -> (parent, start time) of the processes that are not dead."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if fields[0] not in "ZX":
+                    found[int(entry.name)] = int(fields[1]), fields[19]
+    return found
+
+
+def _has_mark(pid: int, mark: str) -> bool:
+    try:
+        return f"{_MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """The one Ray session of the tests marked `ray`, of two CPUs."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def smallest_storage(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of one `neulig run smallest`. Not to be changed: `copied_storage` gives a copy."""
+    from neulig_ray.cli import main
+
+    folder = tmp_path_factory.mktemp("smallest") / "storage"
+    arguments = ["run", str(REPOSITORY / "experiments/smallest.py"), "--storage", str(folder), "--quiet"]
+    assert main(arguments) == 0
+    return folder
+
+
+@pytest.fixture
+def copied_storage(smallest_storage: Path, tmp_path: Path) -> Path:
+    """A copy of the artifacts of `smallest`, without its results."""
+    shutil.copytree(smallest_storage / "artifacts", tmp_path / "storage/artifacts")
+    return tmp_path / "storage"
+
+
+@pytest.fixture(scope="module")
+def start_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Command]]:
+    """Start `neulig ARGUMENTS` in a process of its own; what is left of it ends with the module."""
+    started: list[Command] = []
+    folder = tmp_path_factory.mktemp("commands")
+
+    def start(*arguments: object, cwd: Path = REPOSITORY, **environment: str) -> Command:
+        log = folder / f"{len(started)}.log"
+        started.append(Command(tuple(map(str, arguments)), cwd, log, environment))
+        return started[-1]
+
+    yield start
+    for command in started:
+        command.end()
+
+
+@pytest.fixture
+def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The repository as working directory, where ./experiments is found."""
+    monkeypatch.chdir(REPOSITORY)
