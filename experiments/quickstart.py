@@ -10,10 +10,10 @@ from neulig_ray.config import Evaluation, Experiment, Ligand, Search
 experiment = Experiment(
     name="quickstart",
     archs=("tiny-vit", "tiny-rn"),
-    tasks=("digits", "letters", "shapes", "signs", "textures"),
+    tasks=("count", "digits", "letters", "mnist-5k", "textures"),
     n=(2, 5),
     combinations=5,
-    ligand=Ligand(epochs=10),
+    ligand=Ligand(epochs=50),
     search=Search(trials=6, val_images=150),
     evaluation=Evaluation(sample_images=200),
 )

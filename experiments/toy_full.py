@@ -14,7 +14,7 @@ experiment = Experiment(
     n=(2, 3, 4, 5, 6, 7),
     combinations=2,
     mixed_origins=(2,),
-    ligand=Ligand(epochs=10),
+    ligand=Ligand(epochs=20),
     search=Search(trials=3, val_images=100),
     evaluation=Evaluation(
         granularities=("task", "sample", "batch-first", "batch-mean", "batch-first-mixed", "global"),

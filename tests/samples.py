@@ -142,3 +142,18 @@ def curves(frame: pd.DataFrame, epochs: int = 8) -> list[ExpertCurve]:
         )
         for row in experts
     ]  # fmt: skip
+
+
+VARIANTS = 3 + 2 * 5  # of few_results: averages and an ensemble; ligands sup and semi
+
+
+def few_results() -> pd.DataFrame:
+    """Three tasks, pairs, thirteen variants: each run costs its share of a second."""
+    whole = results(("tiny-rn",), ("digits", "letters", "signs"), (2,))
+    methods = whole["method"].isin(["zeroshot", "expert", "average", "ensemble-vote", "ligand"])
+    return whole[methods & ~whole["granularity"].isin(["batch-mean", "batch-first-mixed"])]
+
+
+def everything(frame: pd.DataFrame) -> dict[str, Any]:
+    """The arguments of a recording of the frame."""
+    return {"results": frame, "trials": trials(frame, 2), "experts": curves(frame, 3), "cells": cells(frame)}

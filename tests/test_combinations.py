@@ -91,3 +91,18 @@ def test_the_order_in_which_tasks_are_named_changes_nothing() -> None:
         combinations=4,
     )
     assert groups(turned) == groups(e)
+
+
+def test_an_origins_file_is_called_by_its_stem() -> None:
+    files = ("some/where/mine.safetensors", "seed-0")
+    e = Experiment(
+        name="files",
+        archs=("tiny-rn",),
+        origins=files,
+        tasks=("digits", "signs"),
+        n=(2,),
+        mixed_origins=(2,),
+    )
+    found = {group.origin: group.combinations for group in groups(e)}
+    assert found["mine"] == (("digits@mine", "signs@mine"),)
+    assert set(found["mine+seed-0"]) == {("digits@mine", "signs@seed-0"), ("digits@seed-0", "signs@mine")}

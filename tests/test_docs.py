@@ -19,7 +19,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def blocks(file: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / file).read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", (ROOT / file).read_text(), flags=re.MULTILINE | re.DOTALL
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,10 @@ def test_readme_has_exactly_two_commands_and_ci_runs_these():
     script = ROOT / "scripts" / "readme_commands.py"
     for number, command in enumerate(commands, 1):
         done = subprocess.run(
-            [sys.executable, script, ROOT / "README.md", str(number)], capture_output=True, text=True, check=True
+            [sys.executable, script, ROOT / "README.md", str(number)],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert done.stdout == command
         assert f"command_of_readme {number}" in (ROOT / ".ci" / "run").read_text()

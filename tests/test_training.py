@@ -209,6 +209,13 @@ def test_a_loss_that_is_not_finite_names_the_expert_the_epoch_and_the_step():
         next(run)
 
 
+def test_weights_that_the_last_step_spoilt_are_noticed():
+    with pytest.raises(TrainingDiverged, match=r"x: epoch 1: embeddings of val are NaN"):
+        tune("micro", epochs=1, count=16, learning_rate=1e30)
+    with pytest.raises(TrainingDiverged, match="mean norm is nan"):
+        learn("micro", steps=1, learning_rate=1e30)
+
+
 def test_the_first_step_is_adamws_on_the_clipped_gradient_of_the_heads_loss():
     """One step by hand: plain torch.optim on the same batch gives the same weights."""
     train, head = corners(16), head_of("micro")

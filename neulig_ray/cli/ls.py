@@ -29,8 +29,9 @@ def main(command: str, arguments: Sequence[str]) -> int:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
+    what = given.what.removesuffix("s")  # the column of names
     for column in rows[0] if rows else ():
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == what)
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     Console().print(table)

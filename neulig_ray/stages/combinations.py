@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from neulig_ray.config import Experiment
 from neulig_ray.ligand.data import Combination
@@ -21,6 +22,11 @@ def origin_of(key: str) -> str:
     return key.rpartition("@")[2]
 
 
+def origin_name(given: str) -> str:
+    """How an origin is called in keys and columns: a file by its stem."""
+    return Path(given).stem if given.endswith(".safetensors") else given
+
+
 @dataclass(frozen=True)
 class Group:
     """All combinations of one n over one arch and one origin, or over several origins (mixed)."""
@@ -34,23 +40,26 @@ class Group:
 def groups(experiment: Experiment) -> list[Group]:
     """Every (arch, origin, n) of the experiment with its combinations."""
     e = experiment
+    named = [origin_name(given) for given in e.origins]
     found = []
     for arch, n in itertools.product(e.archs, e.n):
-        for origin in e.origins:
+        for origin in named:
             pool = [
                 tuple(collaborator(t, origin) for t in c) for c in itertools.combinations(sorted(e.tasks), n)
             ]
             found.append(Group(arch, origin, n, _draw(pool, e.combinations, f"{e.seed}/{n}/{len(e.tasks)}")))
         if n in e.mixed_origins:
-            name = "+".join(e.origins)
-            found.append(Group(arch, name, n, _draw(_mixed(e, n), e.combinations, f"{e.seed}/{n}/mixed")))
+            name = "+".join(named)
+            found.append(
+                Group(arch, name, n, _draw(_mixed(e, named, n), e.combinations, f"{e.seed}/{n}/mixed"))
+            )
     return found
 
 
-def _mixed(e: Experiment, n: int) -> list[Combination]:
+def _mixed(e: Experiment, named: Sequence[str], n: int) -> list[Combination]:
     pool: list[Combination] = []
     for tasks in itertools.combinations(sorted(e.tasks), n):
-        for origins in itertools.product(e.origins, repeat=n):
+        for origins in itertools.product(named, repeat=n):
             if len(set(origins)) > 1:
                 pool.append(tuple(map(collaborator, tasks, origins)))
             if len(pool) >= _MOST_LISTED:

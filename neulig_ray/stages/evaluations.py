@@ -1,5 +1,6 @@
 """Stage `evaluations`: every method on the test split, a job for each piece that can be measured alone."""
 
+import dataclasses
 import functools
 import json
 import resource
@@ -87,7 +88,9 @@ class _Planner:
         zeroshot = spec.name == "zeroshot"
         known = self._models[arch].restricted([key])
         model = known.origins[origin] if zeroshot else known.experts[key]
-        inputs = (model, known.heads[key], known.embeddings[origin if zeroshot else key, task])
+        look = (origin if zeroshot else key, task)
+        inputs = (model, known.heads[key], known.embeddings[look])
+        known = dataclasses.replace(known, embeddings={look: known.embeddings[look]})
         common = {
             "origin": origin,
             "n": 0 if zeroshot else 1,

@@ -27,12 +27,13 @@ class ArchModels:
         keys = sorted(keys)
         tasks = sorted({task_of(key) for key in keys})
         origins = sorted({origin_of(key) for key in keys})
+        looks = [(model, task) for model in (*keys, *origins) for task in tasks]
         return ArchModels(
             self.arch,
             {o: self.origins[o] for o in origins},
             {k: self.heads[k] for k in keys},
             {k: self.experts[k] for k in keys},
-            {(m, t): self.embeddings[m, t] for m in (*keys, *origins) for t in tasks},
+            {look: self.embeddings[look] for look in looks if look in self.embeddings},
             {t: self.data[t] for t in tasks},
         )
 

@@ -14,6 +14,7 @@ from neulig_ray.models import clip as clip_models
 from neulig_ray.models import origins as origin_files
 from neulig_ray.models.archs import ARCHS, PretrainRecipe
 from neulig_ray.stages.artifact import Artifact, fingerprint
+from neulig_ray.stages.combinations import origin_name
 from neulig_ray.stages.jobs import Made
 from neulig_ray.stages.prepare import task_artifact
 from neulig_ray.stages.recipes import override
@@ -39,11 +40,6 @@ class Origin:
     @property
     def label(self) -> str:
         return f"{self.arch}/{self.name}"
-
-
-def origin_name(given: str) -> str:
-    """How an origin is called in keys and columns: a file by its stem."""
-    return Path(given).stem if given.endswith(".safetensors") else given
 
 
 def plan_origin(experiment: Experiment, arch: str, given: str) -> Origin:

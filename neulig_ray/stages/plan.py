@@ -6,14 +6,14 @@ from neulig_ray.config import Experiment, check_values
 from neulig_ray.errors import InputError
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.stages.artifact import Artifact
-from neulig_ray.stages.combinations import Group, collaborator, groups
+from neulig_ray.stages.combinations import Group, collaborator, groups, origin_name
 from neulig_ray.stages.embeddings import embedding_job
 from neulig_ray.stages.evaluations import Evaluation, plan_evaluations
 from neulig_ray.stages.experts import ExpertJob, expert_job, head_job
 from neulig_ray.stages.jobs import Job
 from neulig_ray.stages.methods import MethodSpec
 from neulig_ray.stages.models import ArchModels
-from neulig_ray.stages.origins import Origin, origin_name, plan_origin
+from neulig_ray.stages.origins import Origin, plan_origin
 from neulig_ray.stages.prepare import task_job
 from neulig_ray.stages.search import Cell, plan_cell
 from neulig_ray.tasks import TASKS

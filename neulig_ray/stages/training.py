@@ -4,6 +4,7 @@ A Train run costs 10 s and more before its first step, so small trainings share 
 artifact, its own seed and its own failure; a lost worker, node or driver costs at most the epoch in hand.
 """
 
+import contextlib
 import tempfile
 import threading
 import time
@@ -86,22 +87,29 @@ def run_trainings(
 
 
 class _Queue:
-    """An actor: which group has which training. A group that restarts gets back what it had."""
+    """An actor: which group has which training. A group that restarts gets back what it had.
 
-    def __init__(self, fingerprints: list[str]) -> None:
+    `interrupted`: group -> the training that it had when an earlier driver was killed. Its checkpoint is that
+    group's, and so it is kept for that group, whichever comes first.
+    """
+
+    def __init__(self, fingerprints: list[str], interrupted: Mapping[int, str]) -> None:
         self._waiting = list(fingerprints)
+        self._interrupted = dict(interrupted)
         self._taken: dict[int, str] = {}
         self._events: list[tuple[str, str, str]] = []
 
-    def take(self, group: int, preferred: str | None) -> str | None:
+    def take(self, group: int) -> str | None:
         if group in self._taken:
             return self._taken[group]
-        if not self._waiting:
+        own = self._interrupted.pop(group, None)
+        others = set(self._interrupted.values())
+        free = [own] if own in self._waiting else [name for name in self._waiting if name not in others]
+        if not free:
             return None
-        choice = preferred if preferred in self._waiting else self._waiting[0]
-        self._waiting.remove(choice)
-        self._taken[group] = choice
-        return choice
+        self._waiting.remove(free[0])
+        self._taken[group] = free[0]
+        return free[0]
 
     def post(self, group: int, event: str, fingerprint: str, text: str) -> None:
         if event != "running":
@@ -128,18 +136,19 @@ class _Groups:
         workers: int,
         stage: Stage,
     ) -> None:
-        import ray
-
         self._run = run
         self._jobs = {job.artifact.fingerprint: job for job in jobs}
         self._storage = storage
         self._resources = resources
         self._workers = workers
         self._stage = stage
-        self._queue = ray.remote(num_cpus=0)(_Queue).remote(list(self._jobs))
+        self._queue: Any = None
         self.failures: Failures = {}
 
     def run(self, groups: int) -> Failures:
+        import ray
+
+        self._queue = ray.remote(num_cpus=0)(_Queue).remote(list(self._jobs), self._interrupted(groups))
         finished = threading.Event()
         pool = ThreadPoolExecutor(groups + 1)
         follower = pool.submit(self._follow, finished)
@@ -152,6 +161,13 @@ class _Groups:
         follower.result()
         return self.failures
 
+    def _interrupted(self, groups: int) -> dict[int, str]:
+        found = {}
+        for group in range(groups):
+            with contextlib.suppress(FileNotFoundError):
+                found[group] = self._storage.read(_note(self._run, group)).decode()
+        return found
+
     def _fit(self, group: int) -> None:
         import ray.train
         from ray.train.torch import TorchTrainer
@@ -162,6 +178,7 @@ class _Groups:
                 _work,
                 train_loop_config={
                     "group": group,
+                    "note": _note(self._run, group),
                     "jobs": self._jobs,
                     "storage": self._storage,
                     "queue": self._queue,
@@ -210,6 +227,11 @@ class _Groups:
             time.sleep(0.0 if last else 0.3)
 
 
+def _note(run: str, group: int) -> str:
+    """Where a group writes down which training it has, for the driver that comes after a killed one."""
+    return f"ray/train/{run}/group-{group}.job"
+
+
 def _work(config: Mapping[str, Any]) -> None:
     """The loop in every worker of a group: train what the queue gives until it is empty."""
     import ray
@@ -227,10 +249,12 @@ def _work(config: Mapping[str, Any]) -> None:
     resume = _load_checkpoint()
 
     while (
-        name := _agree(rank, world_size, lambda: _next(queue, group, resume, storage, config["jobs"]))
+        name := _agree(rank, world_size, lambda: _next(queue, group, storage, config["jobs"]))
     ) is not None:
         job = config["jobs"][name]
         mine = resume if resume and resume["job"] == name else None
+        if rank == 0:
+            storage.write(config["note"], name.encode())
         try:
             last, curve = _train(job, storage, worker, mine, queue, group)
         except Exception as error:
@@ -238,7 +262,8 @@ def _work(config: Mapping[str, Any]) -> None:
             # a collective operation, and only the group's restart frees them.
             if world_size > 1 and not isinstance(error, TrainingDiverged):
                 raise
-            queue.post.remote(group, "failed", name, f"{type(error).__name__}: {error}")
+            if rank == 0:
+                queue.post.remote(group, "failed", name, f"{type(error).__name__}: {error}")
             continue
         if rank == 0:
             files, info = job.files(last, curve)
@@ -246,10 +271,10 @@ def _work(config: Mapping[str, Any]) -> None:
             ray.get(queue.post.remote(group, "done", name, _describe(curve[-1])))
 
 
-def _next(queue: Any, group: int, resume: Any, storage: Storage, jobs: Mapping[str, TrainJob]) -> str | None:
+def _next(queue: Any, group: int, storage: Storage, jobs: Mapping[str, TrainJob]) -> str | None:
     import ray
 
-    while (name := ray.get(queue.take.remote(group, resume["job"] if resume else None))) is not None:
+    while (name := ray.get(queue.take.remote(group))) is not None:
         if not storage.exists(jobs[name].artifact):
             return name
         ray.get(queue.post.remote(group, "done", name, "found in the storage"))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from neulig_ray.errors import InputError
+from neulig_ray.errors import InputError, TrainingDiverged
 from neulig_ray.models.archs import Arch, PretrainRecipe
 from neulig_ray.models.clip import embed, preprocess, tokenize
 from neulig_ray.tasks import Task
@@ -171,10 +171,14 @@ def set_embedding_norm(
 ) -> float:
     """Multiply the tower's output projection so that its embeddings' mean norm is `wanted`; the factor.
 
-    Measured on up to 2048 images, evenly spaced. Raises InputError for a tower without such a projection.
+    Measured on up to 2048 images, evenly spaced. Raises InputError for a tower without such a projection,
+    TrainingDiverged for embeddings that are NaN, infinite or all zero.
     """
     spaced = images[:: max(1, len(images) // NORM_IMAGES)]
-    factor = wanted / float(np.linalg.norm(embed(tower, spaced, arch, device=device), axis=1).mean())
+    norm = float(np.linalg.norm(embed(tower, spaced, arch, device=device), axis=1).mean())
+    if not 0 < norm < np.inf:
+        raise TrainingDiverged(f"arch {arch.name!r}: the embeddings' mean norm is {norm}")
+    factor = wanted / norm
     for parameter in _output_projection(tower, arch):
         parameter.mul_(factor)
     return factor

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from neulig_ray.errors import InputError
+from neulig_ray.errors import InputError, TrainingDiverged
 from neulig_ray.models.archs import Arch, FinetuneRecipe
 from neulig_ray.models.clip import embed, preprocess
 from neulig_ray.models.heads import accuracy
@@ -109,6 +109,8 @@ def finetune(
                 seen += len(index)
         seconds = time.perf_counter() - start
         embeddings = torch.from_numpy(embed(tower, val.images, arch, device=device))
+        if not embeddings.isfinite().all():
+            raise TrainingDiverged(f"{name}: epoch {epoch + 1}: embeddings of val are NaN or infinite")
 
         def save(finished: int = epoch + 1) -> Checkpoint:
             return {
