@@ -10,11 +10,11 @@ from neulig_ray.config import Evaluation, Experiment, Ligand, Search
 experiment = Experiment(
     name="quickstart",
     archs=("tiny-vit", "tiny-rn"),
-    tasks=("count", "digits", "letters", "mnist-5k", "textures"),
+    tasks=("count", "letters", "mnist-5k", "signs", "textures"),
     n=(2, 5),
     combinations=5,
-    ligand=Ligand(epochs=50),
-    search=Search(trials=6, val_images=150),
+    ligand=Ligand(epochs=20),
+    search=Search(trials=6, val_images=200),
     evaluation=Evaluation(sample_images=200),
 )
 

@@ -14,11 +14,11 @@ from neulig_ray.config import Evaluation, Experiment, Ligand, Search
 experiment = Experiment(
     name="sweep_ligand",
     archs=("tiny-vit", "tiny-rn"),
-    tasks=("count", "digits", "letters", "mnist-5k", "textures"),
+    tasks=("count", "letters", "mnist-5k", "signs", "textures"),
     n=(2, 3, 4, 5),
     combinations=5,
     methods=("zeroshot", "expert", "average", "hard-routing", "ligand"),
-    ligand=Ligand(epochs=50),
+    ligand=Ligand(epochs=20),
     search=Search(trials=16, val_images=150),
     evaluation=Evaluation(granularities=("task", "sample", "global")),
 )

