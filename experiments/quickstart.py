@@ -13,7 +13,7 @@ experiment = Experiment(
     tasks=("count", "letters", "mnist-5k", "signs", "textures"),
     n=(2, 5),
     combinations=5,
-    ligand=Ligand(epochs=20),
+    ligand=Ligand(epochs=30),
     search=Search(trials=6, val_images=200),
     evaluation=Evaluation(sample_images=200),
 )

@@ -18,7 +18,7 @@ experiment = Experiment(
     n=(2, 3, 4, 5),
     combinations=5,
     methods=("zeroshot", "expert", "average", "hard-routing", "ligand"),
-    ligand=Ligand(epochs=20),
+    ligand=Ligand(epochs=30),
     search=Search(trials=16, val_images=150),
     evaluation=Evaluation(granularities=("task", "sample", "global")),
 )

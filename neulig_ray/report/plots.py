@@ -39,7 +39,7 @@ def scatter(frame: pd.DataFrame, theme: Theme = "file") -> Any:
     """
     archs = sorted(frame["arch"].unique())
     ink = _ink(theme)
-    figure = _figure((max(5.4, _PANEL * len(archs)), _PANEL + 0.75), theme)
+    figure = _figure((max(5.4, _PANEL * len(archs)), _PANEL + 1.2), theme)
     handles: dict[str, Any] = {}
     for place, arch in enumerate(archs):
         axes = figure.add_subplot(1, len(archs), place + 1)
