@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from neulig_ray.config import Experiment, Search
-from neulig_ray.stages.evaluations import ROWS_FILE, Evaluation
+from neulig_ray.stages.evaluations import Evaluation
 from neulig_ray.stages.jobs import Failures
+from neulig_ray.stages.measurements import ROWS_FILE
 from neulig_ray.stages.plan import Plan, make_plan
 from neulig_ray.stages.results import read_results, write_results
 from neulig_ray.stages.storage import Storage

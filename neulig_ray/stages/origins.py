@@ -119,10 +119,7 @@ class PretrainJob:
             arch,
             self.recipe,
             seed=self.seed,
-            device=worker.device,
-            rank=worker.rank,
-            world_size=worker.world_size,
-            wrap=worker.wrap,
+            **vars(worker),
             checkpoint=checkpoint,
             name=self.artifact.label,
         ):

@@ -5,7 +5,6 @@ from typing import Final
 
 from neulig_ray.errors import StageError
 from neulig_ray.stages.cluster import Cluster, Need
-from neulig_ray.stages.evaluations import run_evaluations
 from neulig_ray.stages.jobs import Failures, Job, Resources, run_stage
 from neulig_ray.stages.origins import store_file
 from neulig_ray.stages.plan import Plan
@@ -104,9 +103,7 @@ class Pipeline:
         )
 
     def _evaluations(self) -> None:
-        run_evaluations(
-            self.plan.evaluations, self.storage, self.cluster, self.resources, self.reporter, self.failures
-        )
+        self._small("evaluations", [evaluation.job for evaluation in self.plan.evaluations], self.resources)
 
     def _small(self, name: str, jobs: Sequence[Job], resources: Resources) -> None:
         run_stage(name, jobs, self.storage, self.cluster, resources, self.reporter, self.failures)

@@ -24,7 +24,7 @@ from neulig_ray.stages.storage import Storage
 
 @dataclass(frozen=True)
 class Worker:
-    """What a training needs to know of the worker that it runs in."""
+    """What a training loop needs to know of the worker that it runs in: its keywords of these names."""
 
     device: str = "cpu"
     rank: int = 0
