@@ -1,8 +1,9 @@
 """The shipped origins: two seeds of each tiny arch, pre-trained contrastively on the tasks' streams.
 
-    neulig pretrain pretrain_tiny
+- Command: `neulig pretrain pretrain_tiny`, then `python scripts/ship_origins.py neulig-storage`.
+- Cost: 7 min 18 s on 2 busy CPU cores (2026-11-22).
 
-The files it makes are those in neulig_ray/models/origins, byte for byte on the machine that made them.
+The files are those in neulig_ray/models/origins; their recipes and zero-shot accuracies stand beside them.
 """
 
 from neulig_ray.cli import launch

@@ -1,8 +1,9 @@
 """The whole pipeline in a minute: one arch, two tasks, one pair of experts.
 
-    neulig run smallest
+- Command: `neulig run smallest`
+- Cost: under 90 s on 2 CPU cores. It is what the fault tests run.
 
-What the fault tests run. Its experts are trained for two epochs only: the numbers say nothing.
+Its experts are trained for two epochs only: the numbers say nothing.
 """
 
 from neulig_ray.cli import launch

@@ -1,7 +1,7 @@
 """The ligand's search alone, over archs and numbers of collaborators: Ray Tune, one search for each cell.
 
-    neulig search sweep_ligand --archs tiny-rn --n 2 3 4
-    neulig run sweep_ligand --n 5 --search.trials 64          and measure the chosen ligands on test
+- Command: `neulig search sweep_ligand --archs tiny-rn --n 2 3 4`;
+  `neulig run sweep_ligand --n 5 --search.trials 64` measures the chosen ligands on test as well.
 
 A cell is (arch, origin, n, sup or semi). Each trial trains the ligands of all combinations of its n, stacked,
 with one (learning rate, alignment weight); the settings are a seeded quasi-random list, so that the same

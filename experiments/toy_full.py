@@ -1,6 +1,7 @@
 """All seven tasks, two to seven collaborators, both origins and pairs of mixed origins.
 
-neulig run toy_full
+- Command: `neulig run toy_full`
+- Cost and numbers: not measured yet; meant to stay under an hour on 2 CPU cores.
 """
 
 from neulig_ray.cli import launch
