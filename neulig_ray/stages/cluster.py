@@ -64,6 +64,8 @@ class Cluster:
             "logging_level": "ERROR",
         }
         address = self._address or os.environ.get("RAY_ADDRESS")
+        if address and address != "auto":
+            _check_answers(address)
         if ray.is_initialized():  # a session that the caller owns: tests, notebooks
             self._owned = False
         elif address:
@@ -129,8 +131,6 @@ def _connect(address: str, options: dict[str, Any]) -> None:
         except BaseException as error:
             failure.append(error)
 
-    if address != "auto":
-        _check_answers(address)
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(timeout=60)
