@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from neulig_ray.merging import METHODS
-from neulig_ray.merging.streaming import merge_with
+from neulig_ray.merging.engine import merge_with
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import build_tower
 from neulig_ray.plugins import Plugin, load_plugins

@@ -15,8 +15,8 @@ from neulig_ray.evaluation.merged import embed_with
 from neulig_ray.merging import METHODS
 from neulig_ray.merging._base import Method, Tensors
 from neulig_ray.merging.batchnorm import has_batchnorm, re_estimate
+from neulig_ray.merging.engine import merge_with
 from neulig_ray.merging.parameters import ExpertStack
-from neulig_ray.merging.streaming import merge_with
 from neulig_ray.models.archs import ARCHS
 
 weights = st.lists(st.floats(-2, 2, width=32), min_size=3, max_size=3)
@@ -151,7 +151,7 @@ def _towards(tensors: Tensors, *, base: torch.Tensor, scaling: float = 2.0) -> t
 
 def test_a_method_with_a_base_sees_parameters_only_and_never_extrapolates_statistics() -> None:
     states, base = make_states(), make_tower(9).state_dict()
-    method = Method("towards", "streamed", "", _towards, needs_base=True)
+    method = Method("towards", "streamed", "", _towards, needs=("base",))
     merged = merge_with(method, states, base, {"scaling": 0.5}, buffers="base")
     offsets = sum(s["proj.weight"] - base["proj.weight"] for s in states.values())
     torch.testing.assert_close(merged["proj.weight"], base["proj.weight"] + 0.5 * offsets)
@@ -163,7 +163,7 @@ def test_a_method_with_a_base_sees_parameters_only_and_never_extrapolates_statis
 
 
 def test_a_missing_base_a_wrong_option_and_a_wrong_kind_are_refused() -> None:
-    states, method = make_states(), Method("towards", "streamed", "", _towards, needs_base=True)
+    states, method = make_states(), Method("towards", "streamed", "", _towards, needs=("base",))
     with pytest.raises(InputError, match="needs the base model"):
         merge_with(method, states)
     with pytest.raises(InputError, match="needs the base model"):

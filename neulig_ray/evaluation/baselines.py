@@ -14,10 +14,10 @@ from neulig_ray.evaluation.rows import Row, new_row
 from neulig_ray.ligand.data import Combination, LigandData, combination_key, task_of
 from neulig_ray.merging._base import Method
 from neulig_ray.merging.batchnorm import re_estimate
+from neulig_ray.merging.engine import merge_with
+from neulig_ray.merging.methods.references import expert, zeroshot
 from neulig_ray.merging.parameters import ExpertStack, State
 from neulig_ray.merging.prediction import head_logits
-from neulig_ray.merging.references import expert, zeroshot
-from neulig_ray.merging.streaming import merge_with
 from neulig_ray.models.archs import Arch
 from neulig_ray.models.clip import preprocess
 from neulig_ray.seeds import stable_generator

@@ -14,7 +14,7 @@ from neulig_ray.evaluation.rows import Row, new_row
 from neulig_ray.ligand.coopvec import coopvecs, entropy, own_slot, routing_accuracy
 from neulig_ray.ligand.data import LigandData, combination_key, task_of
 from neulig_ray.ligand.portland import Portland
-from neulig_ray.merging.ligand import hard_routing
+from neulig_ray.merging.methods.ligand import hard_routing
 from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.merging.prediction import ensemble_logits
 from neulig_ray.models.archs import Arch

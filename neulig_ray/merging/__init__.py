@@ -1,5 +1,35 @@
-"""Merging methods: one file each, found by name through METHODS."""
+"""Merging methods, one file each in `methods`, found through METHODS, and the engine that runs them."""
 
-from neulig_ray.merging._base import METHODS, Method, ensemble, gated, reference, streamed
+from neulig_ray.merging._base import (
+    METHODS,
+    Method,
+    Tensors,
+    ensemble,
+    gated,
+    masked,
+    measured,
+    reference,
+    routed,
+    streamed,
+    trained,
+)
+from neulig_ray.merging._options import About, Density, Scaling, Seed, tuned
 
-__all__ = ["METHODS", "Method", "ensemble", "gated", "reference", "streamed"]
+__all__ = [
+    "METHODS",
+    "About",
+    "Density",
+    "Method",
+    "Scaling",
+    "Seed",
+    "Tensors",
+    "ensemble",
+    "gated",
+    "masked",
+    "measured",
+    "reference",
+    "routed",
+    "streamed",
+    "trained",
+    "tuned",
+]

@@ -8,39 +8,9 @@ from typing import Any
 import torch
 
 from neulig_ray.arrays import shared_tensor
-from neulig_ray.errors import InputError, unknown
-
-State = Mapping[str, torch.Tensor]
-
-
-def is_batchnorm_statistic(name: str) -> bool:
-    """Whether a state dict's entry is a BatchNorm running mean or variance: a buffer, never a parameter."""
-    return name.rsplit(".", 1)[-1] in ("running_mean", "running_var")
-
-
-def check_states(states: Mapping[str, State]) -> None:
-    """Raises InputError unless all states have the same names, shapes and kinds (float or integer)."""
-    if not states:
-        raise InputError("no model to merge: give at least one")
-    (first, reference), *others = states.items()
-    for key, state in others:
-        if odd := sorted(reference.keys() ^ state.keys()):
-            owner, other = (first, key) if odd[0] in reference else (key, first)
-            raise InputError(
-                f"{first!r} and {key!r} cannot be merged: {owner!r} has {odd[0]!r} and {other!r} has not "
-                f"({len(odd)} such tensors); use models of one architecture"
-            )
-        for name, tensor in reference.items():
-            if tensor.shape != state[name].shape:
-                raise InputError(
-                    f"{first!r} and {key!r} cannot be merged: {name!r} is {tuple(tensor.shape)} in the one "
-                    f"and {tuple(state[name].shape)} in the other; use models of one architecture"
-                )
-            if tensor.is_floating_point() != state[name].is_floating_point():
-                raise InputError(
-                    f"{first!r} and {key!r} cannot be merged: {name!r} is {tensor.dtype} in the one and "
-                    f"{state[name].dtype} in the other"
-                )
+from neulig_ray.errors import unknown
+from neulig_ray.merging.models import check_specs, is_batchnorm_statistic
+from neulig_ray.merging.sources import State, StateSource
 
 
 @dataclass(frozen=True)
@@ -81,7 +51,7 @@ class ExpertStack:
     @classmethod
     def from_states(cls, states: Mapping[str, State]) -> "ExpertStack":
         """Copy the states; raises InputError, naming two of them, when their tensors do not correspond."""
-        check_states(states)
+        check_specs({key: StateSource(state).specs for key, state in states.items()})
         layout = _layout(next(iter(states.values())))
         vectors = {
             key: torch.cat([state[e.name].detach().reshape(-1).to(torch.float32) for e in layout])

@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import one_hot
 
-from neulig_ray.merging._base import ensemble
+from neulig_ray.merging import ensemble
 from neulig_ray.merging.prediction import head_logits
 
 

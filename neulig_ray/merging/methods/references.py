@@ -2,7 +2,7 @@
 
 import torch
 
-from neulig_ray.merging._base import reference
+from neulig_ray.merging import reference
 from neulig_ray.merging.prediction import head_logits
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from neulig_ray.merging._base import gated
+from neulig_ray.merging import gated
 
 PAPER = "arXiv 2503.01268 (ICCV 2025)"
 

@@ -1,0 +1,156 @@
+"""Options of methods: the signature is the schema, its annotations say what is allowed."""
+
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from neulig_ray.errors import InputError, unknown
+
+T = TypeVar("T")
+# Parameters that the engine fills in; every other keyword-only parameter is an option.
+PROVIDED = frozenset({"base", "survey", "statistics", "name"})
+
+
+@dataclass(frozen=True)
+class About:
+    """What an option means, and the interval that its value must lie in (`above` excludes its end)."""
+
+    text: str
+    above: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def interval(self) -> str:
+        low = "(-inf" if self.above is None and self.at_least is None else ""
+        low = low or (f"({self.above:g}" if self.above is not None else f"[{self.at_least:g}")
+        return f"{low}, " + ("inf)" if self.at_most is None else f"{self.at_most:g}]")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A default that experiments replace by the best of `grid` on val; alone, `value` stands."""
+
+    value: Any
+    grid: tuple[Any, ...]
+
+
+def tuned(value: T, grid: Sequence[T]) -> T:
+    """A default for signatures: `scaling: Scaling = tuned(0.3, (0.1, 0.2, 0.3))`."""
+    return cast("T", Tuned(value, tuple(grid)))
+
+
+Density = Annotated[float, About("fraction of the task vector's entries that is kept", above=0, at_most=1)]
+Scaling = Annotated[float, About("scale of the task vectors")]
+Seed = Annotated[int, About("of the random choices", at_least=0)]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a method, as read from its signature."""
+
+    name: str
+    type: Any
+    default: Any
+    about: About
+    grid: tuple[Any, ...] = ()
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
+
+    def check(self, method: str, value: Any) -> Any:
+        """The value as the method takes it; raises InputError for a wrong type, choice or interval."""
+        where = f"{method}: option {self.name!r} is {value!r}"
+        if self.choices:
+            if value not in self.choices:
+                raise unknown(
+                    f"value of {method}'s option {self.name!r}:", str(value), map(str, self.choices)
+                )
+            return value
+        fitted = _fit(self.type, value)
+        if fitted is _MISFIT:
+            raise InputError(f"{where}, but it is {type_name(self.type)}")
+        numbers = fitted if isinstance(fitted, tuple) else (fitted,)
+        for number in numbers:
+            if isinstance(number, (int, float)) and not isinstance(number, bool):
+                a = self.about
+                if not (
+                    (a.above is None or number > a.above)
+                    and (a.at_least is None or number >= a.at_least)
+                    and (a.at_most is None or number <= a.at_most)
+                ):
+                    raise InputError(f"{where}, but it must lie in {a.interval()}: it is the {a.text}")
+        return fitted
+
+
+_MISFIT = object()
+
+
+def _fit(kind: Any, value: Any) -> Any:
+    if get_origin(kind) in (Union, types.UnionType):
+        for part in get_args(kind):
+            if (fitted := _fit(part, value)) is not _MISFIT:
+                return fitted
+        return _MISFIT
+    if kind is type(None) or kind is None:
+        return None if value is None else _MISFIT
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            value = (value,)
+        fitted = tuple(_fit(inner, v) for v in value)
+        return _MISFIT if any(v is _MISFIT for v in fitted) else fitted
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, bool) and kind is not bool:
+        return _MISFIT
+    return value if isinstance(kind, type) and isinstance(value, kind) else _MISFIT
+
+
+def type_name(kind: Any) -> str:
+    """How people are told a type: 'a number', 'one of a, b'."""
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(type_name(part) for part in get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"a list, each {type_name(get_args(kind)[0])}"
+    names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+    return names.get(kind, "empty" if kind is type(None) else str(kind))
+
+
+def read_options(*functions: Callable[..., Any] | None) -> dict[str, Option]:
+    """The options of a method: the keyword-only parameters of its functions, the first one's first."""
+    found: dict[str, Option] = {}
+    for function in functions:
+        if function is None:
+            continue
+        hints = get_type_hints(function, include_extras=True)
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.kind is not parameter.KEYWORD_ONLY or parameter.name in PROVIDED:
+                continue
+            kind, about = hints.get(parameter.name, Any), About(parameter.name.replace("_", " "))
+            if get_origin(kind) is Annotated:
+                kind, *notes = get_args(kind)
+                about = next((note for note in notes if isinstance(note, About)), about)
+            default, grid = parameter.default, ()
+            if isinstance(default, Tuned):
+                default, grid = default.value, default.grid
+            if parameter.name not in found or found[parameter.name].required:
+                found[parameter.name] = Option(parameter.name, kind, default, about, grid)
+    return found
+
+
+def accepted(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `values` that the function has keyword-only parameters for; all, if it takes any."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return dict(values)
+    names = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return {name: value for name, value in values.items() if name in names}

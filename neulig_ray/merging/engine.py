@@ -1,0 +1,139 @@
+"""Running a streamed method over whole models, in memory that does not grow with their number."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from neulig_ray.errors import InputError, StageError
+from neulig_ray.merging._base import Method
+from neulig_ray.merging.masks import MaskedModel, masked_specs, pack_masks
+from neulig_ray.merging.models import Models, Piece, is_batchnorm_statistic
+from neulig_ray.merging.sources import Sink, Source, State, StateSink, StateSource, as_source
+from neulig_ray.tensorfile import Spec
+
+Buffers = Literal["average", "base"]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A method with its resolved options and the rule for buffers, over some models."""
+
+    method: Method
+    models: Models
+    options: Mapping[str, Any]
+    buffers: Buffers = "average"
+
+    @classmethod
+    def of(
+        cls,
+        method: Method,
+        models: Models,
+        options: Mapping[str, Any] | None = None,
+        buffers: Buffers = "average",
+    ) -> "Merge":
+        """Raises InputError for a method that does not stream, a missing base, and wrong options."""
+        if not method.streams:
+            raise InputError(
+                f"{method.name} is not a method that merges parameters tensor by tensor: its kind is "
+                f"{method.kind}" + (f", and it needs {', '.join(method.needs)}" if method.needs else "")
+            )
+        if models.base is None and (method.needs_base or buffers == "base"):
+            raise InputError(f"{method.name} with buffers {buffers!r} needs the base model: give its origin")
+        if method.measure is not None and not models.statistics:
+            raise InputError(f"{method.name} needs what is measured on each expert: give its statistics")
+        return cls(method, models, method.resolve(options or {}), buffers)
+
+    def specs(self, dtype: torch.dtype | None = None) -> dict[str, Spec]:
+        """What the merged model's file holds. Floats keep the first expert's dtype unless `dtype` is given."""
+        found = {
+            name: Spec(spec.shape, dtype if dtype and spec.dtype.is_floating_point else spec.dtype)
+            for name, spec in self.models.specs.items()
+        }
+        return masked_specs(found, self.models.names, self.models.n) if self.method.masked else found
+
+    def run(self, sink: Sink) -> None:
+        """Merge into `sink`. Raises InputError for NaN in an input, StageError for NaN in the result."""
+        models, method = self.models, self.method
+        survey = None
+        if method.survey is not None:
+            survey = method.call(method.survey, models, options=self.options)
+        pieces = models.pieces(models.names, method.elementwise)
+        kept = [name for name in models.specs if name not in set(models.names)]
+
+        def work(piece: Piece) -> None:
+            tensors, known = models.inputs(piece, method.elementwise)
+            found = method.call(method.function, tensors, options=self.options, survey=survey, **known)
+            if method.masked:
+                shared, masks = found
+                sink.write(f"base/{piece.name}", known["base"], piece.start)
+                sink.write(f"shared/{piece.name}", shared, piece.start)
+                pack_masks(sink, piece, masks, models.specs[piece.name].numel)
+                found = shared
+            else:
+                sink.write(piece.name, found, piece.start)
+            if not found.sum().isfinite() and not found.isfinite().all():
+                raise StageError(
+                    f"{method.name} gives NaN or infinite values in {piece.name!r} with the options "
+                    f"{dict(self.options)}: use a smaller scaling"
+                )
+
+        for _ in models.each("merging", pieces, work):
+            pass
+        prefix = "base/" if method.masked else ""
+        for name in kept:
+            self._keep(name, sink, prefix + name)
+        if method.masked:
+            rescalers = getattr(survey, "rescalers", None)
+            sink.write("rescalers", torch.ones(models.n) if rescalers is None else rescalers)
+
+    def _keep(self, name: str, sink: Sink, target: str) -> None:
+        """Buffers by the one rule: BatchNorm statistics averaged or the base's, counters copied.
+
+        They are never extrapolated: a task vector on running variances gives negative ones.
+        """
+        base, experts = self.models.base, self.models.sources
+        if self.buffers == "base" and base is not None:
+            sink.write(target, base.read(name))
+        elif is_batchnorm_statistic(name):
+            sink.write(target, torch.stack([source.read(name).float() for source in experts]).mean(0))
+        else:
+            sink.write(target, experts[0].read(name))
+
+
+def merge_with(
+    method: Method,
+    experts: Mapping[str, State | Source],
+    base: State | Source | None = None,
+    options: Mapping[str, Any] | None = None,
+    buffers: Buffers = "average",
+    *,
+    statistics: Sequence[State | Source] = (),
+    threads: int = 1,
+) -> dict[str, torch.Tensor]:
+    """The state, float32, that a streamed method merges `experts` into, in memory.
+
+    For a masked method: the tensors of `MaskedModel`. Raises InputError as `Models` and `Merge.of` do.
+    """
+    models = Models(
+        {label: as_source(model) for label, model in experts.items()},
+        None if base is None else as_source(base),
+        statistics=[as_source(found) for found in statistics],
+        threads=threads,
+    )
+    merge = Merge.of(method, models, options, buffers)
+    sink = StateSink(merge.specs(torch.float32))
+    merge.run(sink)
+    return sink.state
+
+
+def merge_masks(
+    method: Method,
+    experts: Mapping[str, State | Source],
+    base: State | Source,
+    options: Mapping[str, Any] | None = None,
+    buffers: Buffers = "average",
+) -> MaskedModel:
+    """The same for a masked method, ready to give each task's model."""
+    return MaskedModel(StateSource(merge_with(method, experts, base, options, buffers)), tuple(experts))

@@ -1,0 +1,77 @@
+"""Models that keep one shared task vector and a bit mask for each task: TALL masks, EMR."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from neulig_ray.errors import unknown
+from neulig_ray.merging.models import PIECE, Piece
+from neulig_ray.merging.sources import Sink, Source
+from neulig_ray.tensorfile import Spec
+
+assert PIECE % 8 == 0  # so that a piece's mask begins with a byte of its own
+
+
+def masked_specs(dense: Mapping[str, Spec], names: Sequence[str], n: int) -> dict[str, Spec]:
+    """The tensors of a masked model: `base/NAME` for all, `shared/NAME` and `mask/NAME` for parameters.
+
+    Masks are packed, eight entries to a byte, the first entry in the highest bit: uint8 (n, ceil(numel/8)).
+    `rescalers`: float32 (n,).
+    """
+    found = {f"base/{name}": spec for name, spec in dense.items()}
+    for name in names:
+        found[f"shared/{name}"] = dense[name]
+        found[f"mask/{name}"] = Spec((n, -(-dense[name].numel // 8)), torch.uint8)
+    return found | {"rescalers": Spec((n,), torch.float32)}
+
+
+def pack_masks(sink: Sink, piece: Piece, masks: torch.Tensor, numel: int) -> None:
+    """Write masks bool (n, size) of a piece."""
+    packed = torch.from_numpy(np.packbits(masks.numpy(), axis=1))
+    for task, row in enumerate(packed):
+        sink.write(f"mask/{piece.name}", row, task * -(-numel // 8) + piece.start // 8)
+
+
+@dataclass(frozen=True)
+class MaskedModel:
+    """`source` holds the tensors of `masked_specs`; `labels` name the tasks, in the order of the masks."""
+
+    source: Source
+    labels: tuple[str, ...]
+
+    def mask(self, name: str, task: int) -> torch.Tensor:
+        """The mask of one task, bool, in the tensor's shape."""
+        spec = self.source.specs[f"shared/{name}"]
+        width = self.source.specs[f"mask/{name}"].shape[1]
+        packed = self.source.read(f"mask/{name}", task * width, (task + 1) * width).numpy()
+        return torch.from_numpy(np.unpackbits(packed, count=spec.numel).astype(bool)).view(spec.shape)
+
+    def dense(self, label: str) -> dict[str, torch.Tensor]:
+        """The state of one task's model: base + r_t mask_t * shared, in the base's dtypes.
+
+        Raises InputError for a label that is not there.
+        """
+        if label not in self.labels:
+            raise unknown("task of the masked model", label, self.labels)
+        task = self.labels.index(label)
+        rescaler = float(self.source.read("rescalers")[task])
+        state = {}
+        for stored, spec in self.source.specs.items():
+            if not stored.startswith("base/"):
+                continue
+            name = stored.removeprefix("base/")
+            found = self.source.read(stored).view(spec.shape)
+            if f"shared/{name}" in self.source.specs:
+                shared = self.source.read(f"shared/{name}").view(spec.shape).float()
+                found = (found.float() + rescaler * self.mask(name, task) * shared).to(spec.dtype)
+            state[name] = found.clone()
+        return state
+
+    @property
+    def numbers(self) -> int:
+        """What is kept, counted in float32 parameters: base, shared vector, and 1/32 for each mask bit."""
+        specs = self.source.specs
+        floats = sum(s.numel for name, s in specs.items() if not name.startswith("mask/"))
+        return floats + sum(s.numel for name, s in specs.items() if name.startswith("mask/")) // 4

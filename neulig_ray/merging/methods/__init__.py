@@ -1,0 +1,1 @@
+"""One file for each merging method; what is public here is found by its name."""

@@ -1,0 +1,301 @@
+"""The models of one merge, side by side: checked against each other, read piece by piece, surveyed."""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import local
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from neulig_ray.errors import InputError
+from neulig_ray.merging._options import accepted
+from neulig_ray.merging.selection import Selection
+from neulig_ray.merging.sources import Source
+from neulig_ray.tensorfile import Spec
+
+T = TypeVar("T")
+PIECE = 1 << 16  # numbers of each model in one piece: with 16 models 4 MiB, which caches hold
+
+
+def is_batchnorm_statistic(name: str) -> bool:
+    """Whether a state dict's entry is a BatchNorm running mean or variance: a buffer, never a parameter."""
+    return name.rsplit(".", 1)[-1] in ("running_mean", "running_var")
+
+
+class Progress(Protocol):
+    """Is told how far a merge is, in numbers read of each model."""
+
+    def stage(self, what: str, total: int) -> None: ...
+    def advance(self, count: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Numbers start..stop of a tensor's flat view."""
+
+    name: str
+    start: int
+    stop: int
+
+
+class Lazy(Sequence[torch.Tensor]):
+    """Tensors float32 of one shape that are read when they are indexed."""
+
+    def __init__(self, sources: Sequence[Source], name: str, labels: Sequence[str]) -> None:
+        self._sources, self._name, self._labels = sources, name, labels
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        source, spec = self._sources[index], self._sources[index].specs[self._name]
+        found = torch.empty(spec.numel)
+        source.read_into(found, self._name)
+        check_finite(found[None], self._name, [self._labels[index]])
+        return found.view(spec.shape)
+
+
+class Statistics(Mapping[str, torch.Tensor]):
+    """The statistics of one expert, read when they are looked up."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._source.read(name).view(self._source.specs[name].shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._source.specs)
+
+    def __len__(self) -> int:
+        return len(self._source.specs)
+
+
+def check_finite(rows: torch.Tensor, name: str, labels: Sequence[str]) -> None:
+    """Raises InputError, naming tensor and model, when rows (n, size) hold NaN or infinite values."""
+    # A sum is several times cheaper than isfinite, and finite unless a number is not (or it overflows).
+    if rows.sum().isfinite():
+        return
+    for row, label in zip(rows, labels, strict=True):
+        if bad := int((~row.isfinite()).sum()):
+            raise InputError(
+                f"{label}: {name!r} holds NaN or infinite values ({bad} of the {row.numel()} looked at); "
+                "the training that wrote it failed: leave this model out or make it again"
+            )
+
+
+class Models:
+    """n experts and, where it is given, their base.
+
+    `experts`: label -> source, in the order of the merge. `statistics`: one source for each expert, of what
+    was measured on it. `threads` workers share the pieces; results never depend on how many they are.
+    """
+
+    def __init__(
+        self,
+        experts: Mapping[str, Source],
+        base: Source | None = None,
+        *,
+        statistics: Sequence[Source] = (),
+        threads: int = 1,
+        progress: Progress | None = None,
+    ) -> None:
+        """Raises InputError, naming two of them, when the models' tensors do not correspond."""
+        self.labels = tuple(experts)
+        self.sources = tuple(experts.values())
+        self.base = base
+        self.statistics = tuple(statistics)
+        self.threads = threads
+        self._progress = progress
+        self._buffers = local()
+        sources = {**experts, "the base": base} if base is not None else dict(experts)
+        check_specs({label: source.specs for label, source in sources.items()})
+        if statistics and len(statistics) != len(experts):
+            raise InputError(f"{len(statistics)} statistics for {len(experts)} experts: give one for each")
+
+    @property
+    def n(self) -> int:
+        return len(self.sources)
+
+    @property
+    def specs(self) -> Mapping[str, Spec]:
+        return self.sources[0].specs
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The float parameters, in the first expert's order: what methods decide about."""
+        return tuple(
+            name
+            for name, spec in self.specs.items()
+            if spec.dtype.is_floating_point and not is_batchnorm_statistic(name)
+        )
+
+    @property
+    def size(self) -> int:
+        """Numbers in all float parameters of one model: d."""
+        return sum(self.specs[name].numel for name in self.names)
+
+    def pieces(self, names: Sequence[str], elementwise: bool) -> list[Piece]:
+        """Flat pieces of at most PIECE numbers, or whole tensors, the largest first."""
+        found = []
+        for name in names:
+            numel = self.specs[name].numel
+            step = PIECE if elementwise else max(numel, 1)
+            found += [Piece(name, at, min(at + step, numel)) for at in range(0, max(numel, 1), step)]
+        return sorted(found, key=lambda p: p.start - p.stop)
+
+    def each(self, what: str, pieces: Sequence[Piece], work: Callable[[Piece], T]) -> Iterator[T]:
+        """`work` on every piece by the threads; results in the order of the pieces."""
+        if self._progress is not None:
+            self._progress.stage(what, sum(p.stop - p.start for p in pieces))
+
+        def told(piece: Piece) -> T:
+            found = work(piece)
+            if self._progress is not None:
+                self._progress.advance(piece.stop - piece.start)
+            return found
+
+        with one_torch_thread():
+            if self.threads == 1:
+                yield from map(told, pieces)
+                return
+            with ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                try:
+                    yield from pool.map(told, pieces)
+                except BaseException:
+                    pool.shutdown(wait=True, cancel_futures=True)
+                    raise
+
+    def inputs(self, piece: Piece, elementwise: bool) -> tuple[Any, dict[str, Any]]:
+        """What a method's function is given for a piece: the experts' tensors, and its keywords.
+
+        The memory of elementwise pieces is used again for the next piece of the same thread.
+        """
+        name = piece.name
+        more: dict[str, Any] = {"name": name}
+        if not elementwise:
+            if self.base is not None:
+                more["base"] = Lazy([self.base], name, ["the base"])[0]
+            if self.statistics:
+                more["statistics"] = [Statistics(source) for source in self.statistics]
+            return Lazy(self.sources, name, self.labels), more
+        size = piece.stop - piece.start
+        rows = self._rows("experts", self.n)[:, :size]
+        for row, source in zip(rows, self.sources, strict=True):
+            source.read_into(row, name, piece.start)
+        check_finite(rows, name, self.labels)
+        if self.base is not None:
+            more["base"] = self._rows("base", 1)[0, :size]
+            self.base.read_into(more["base"], name, piece.start)
+            check_finite(more["base"][None], name, ["the base"])
+        if self.statistics and all(name in source.specs for source in self.statistics):
+            more["statistics"] = self._rows("statistics", self.n)[:, :size]
+            for row, source in zip(more["statistics"], self.statistics, strict=True):
+                source.read_into(row, name, piece.start)
+        return rows, more
+
+    def _rows(self, kind: str, count: int) -> torch.Tensor:
+        buffer: torch.Tensor | None = getattr(self._buffers, kind, None)
+        if buffer is None:
+            buffer = torch.empty(count, min(PIECE, max(spec.numel for spec in self.specs.values())))
+            setattr(self._buffers, kind, buffer)
+        return buffer
+
+    def map(
+        self,
+        what: str,
+        function: Callable[..., T],
+        *,
+        elementwise: bool,
+        names: Sequence[str] | None = None,
+        **more: Any,
+    ) -> list[tuple[Piece, T]]:
+        """A survey's pass: `function(tensors, ...)` on every piece, with those of base, name, statistics and
+        `more` that it has keywords for; each piece with its result, in an order of its own."""
+        pieces = self.pieces(self.names if names is None else names, elementwise)
+
+        def work(piece: Piece) -> T:
+            tensors, known = self.inputs(piece, elementwise)
+            return function(tensors, **accepted(function, {**known, **more}))
+
+        return list(zip(pieces, self.each(what, pieces, work), strict=True))
+
+    def order_statistics(
+        self, values: Callable[..., torch.Tensor], ranks: torch.Tensor, what: str = "thresholds", **more: Any
+    ) -> torch.Tensor:
+        """Exact order statistics over whole vectors that are never held: two passes over the pieces.
+
+        `values(tensors, ...)` gives non-negative float32 (n, size) for a piece; ranks int64 (n, r), counted
+        from 0 for the smallest of the row's `size` numbers. Returns float32 (n, r).
+        """
+        selection = Selection(ranks)
+
+        def count(tensors: torch.Tensor, **known: Any) -> None:
+            selection.add(values(tensors, **accepted(values, {**known, **more})))
+
+        for _ in range(2):
+            self.map(what, count, elementwise=True)
+            selection.narrow()
+        return selection.found()
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """One thread for each torch operation: pieces run side by side instead, and numbers stay the same."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_specs(specs: Mapping[str, Mapping[str, Spec]]) -> None:
+    """Raises InputError unless all models have the same names, shapes and kinds (float or integer)."""
+    if not specs:
+        raise InputError("no model to merge: give at least one")
+    (first, reference), *others = specs.items()
+    for label, found in others:
+        if odd := sorted(reference.keys() ^ found.keys()):
+            owner, other = (first, label) if odd[0] in reference else (label, first)
+            near = difflib.get_close_matches(odd[0], set(reference) ^ {*found, odd[0]}, n=1, cutoff=0.8)
+            raise InputError(
+                f"{first!r} and {label!r} cannot be merged: {owner!r} has {odd[0]!r} and {other!r} has not "
+                f"({len(odd)} such tensors{f'; near it: {near[0]!r}' if near else ''}); "
+                "use models of one architecture, with the same names"
+            )
+        for name, spec in reference.items():
+            if spec.shape != found[name].shape:
+                raise InputError(
+                    f"{first!r} and {label!r} cannot be merged: {name!r} is {spec.shape} in the one "
+                    f"and {found[name].shape} in the other; use models of one architecture"
+                )
+            if spec.dtype.is_floating_point != found[name].dtype.is_floating_point:
+                raise InputError(
+                    f"{first!r} and {label!r} cannot be merged: {name!r} is {spec.dtype} in the one and "
+                    f"{found[name].dtype} in the other"
+                )
+
+
+def differences(specs: Mapping[str, Mapping[str, Spec]]) -> list[str]:
+    """What models that can be merged differ in all the same, as sentences: their dtypes."""
+    (first, reference), *others = specs.items()
+    told = []
+    for label, found in others:
+        odd = [name for name in reference if name in found and reference[name].dtype != found[name].dtype]
+        if odd:
+            mine, theirs = reference[odd[0]].dtype, found[odd[0]].dtype
+            told.append(
+                f"{len(odd)} tensors are {_short(theirs)} in {label} and {_short(mine)} in {first} "
+                f"(the first: {odd[0]}); merged in float32"
+            )
+    return told
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

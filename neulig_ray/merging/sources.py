@@ -1,0 +1,59 @@
+"""Where the engine reads tensors from and writes them to: files by slices, or state dicts in memory."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from neulig_ray.tensorfile import Spec, TensorFile
+
+State = Mapping[str, torch.Tensor]
+
+
+class Source(Protocol):
+    """The tensors of one model, readable by slices of their flat views, from several threads."""
+
+    @property
+    def specs(self) -> Mapping[str, Spec]: ...
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor: ...
+    def read_into(self, out: torch.Tensor, name: str, start: int = 0) -> None: ...
+
+
+class Sink(Protocol):
+    """Takes the merged tensors, in any order, by slices of their flat views."""
+
+    def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> None: ...
+
+
+class StateSource:
+    """A state dict in memory."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self.specs = {name: Spec(tuple(t.shape), t.dtype) for name, t in state.items()}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Numbers start..stop of a tensor's flat view: the state's own memory where it can be."""
+        return self._state[name].detach().reshape(-1)[start:stop]
+
+    def read_into(self, out: torch.Tensor, name: str, start: int = 0) -> None:
+        out.copy_(self.read(name, start, start + out.numel()))
+
+
+class StateSink:
+    """Collects the merged tensors as a state dict."""
+
+    def __init__(self, specs: Mapping[str, Spec]) -> None:
+        self.state = {name: torch.empty(spec.shape, dtype=spec.dtype) for name, spec in specs.items()}
+
+    def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> None:
+        flat = tensor.detach().reshape(-1)
+        self.state[name].view(-1)[start : start + flat.numel()] = flat
+
+
+def as_source(model: "Source | State | Path | str") -> Source:
+    """A model as the engine reads it: a state dict, the path of a safetensors file, or a source already."""
+    if isinstance(model, (str, Path)):
+        return TensorFile(model)
+    return StateSource(model) if isinstance(model, Mapping) else model
