@@ -16,10 +16,15 @@ class TrainingDiverged(RuntimeError):
     """A loss became NaN or infinite; the message names the training and the step."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str], remedy: str = "") -> InputError:
-    """The error for a name that nothing answers to, with its near misses first."""
+def unknown(
+    kind: str, name: str, known: Iterable[str], remedy: str = "", *, near: Iterable[str] = ()
+) -> InputError:
+    """The error for a name that nothing answers to, with its near misses first.
+
+    `near`: names that may be such a miss, but are too many to be listed.
+    """
     choices = sorted(known)
-    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    misses = difflib.get_close_matches(name, sorted({*choices, *near}), n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(repr(n) for n in misses)}?" if misses else ""
     listing = f" Known: {', '.join(choices)}." if choices else ""
     return InputError(f"unknown {kind} {name!r}.{hint}{listing}{' ' + remedy if remedy else ''}")

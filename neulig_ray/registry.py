@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
 from neulig_ray.errors import InputError, unknown
@@ -11,11 +11,17 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """The members of one kind. Every public module of `package` is imported at the first look-up."""
+    """The members of one kind. Every public module of `package` is imported at the first look-up.
 
-    def __init__(self, kind: str, package: str) -> None:
+    `elsewhere` names a module for names that no file declares, imported when one is looked up: its
+    `find(name)` gives the item or None, its `names()` are the near misses that it adds. What it gives is not
+    listed.
+    """
+
+    def __init__(self, kind: str, package: str, elsewhere: str | None = None) -> None:
         self.kind = kind
         self._package = package
+        self._elsewhere = elsewhere
         self._items: dict[str, T] = {}
         self._modules: dict[str, str] = {}
         self._discovered = False
@@ -41,22 +47,25 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         self._discover()
-        try:
+        if name in self._items:
             return self._items[name]
-        except KeyError:
-            raise unknown(
-                self.kind,
-                name,
-                self._items,
-                f"`neulig ls {self.kind}s` describes them; --plugins adds a file.",
-            ) from None
+        near: Iterable[str] = ()
+        if self._elsewhere is not None:
+            other = importlib.import_module(self._elsewhere)
+            found: T | None = other.find(name)
+            if found is not None:
+                return found
+            near = other.names()
+        remedy = f"`neulig ls {self.kind}s` describes them; --plugins adds a file."
+        raise unknown(self.kind, name, self._items, remedy, near=near)
 
     def module(self, name: str) -> str:
         """The module that declares `name`. A plugin's carries its content's hash: fingerprints use it."""
         self[name]
-        return self._modules[name]
+        return self._modules.get(name, str(self._elsewhere))
 
     def __contains__(self, name: object) -> bool:
+        """Whether a file declares `name`."""
         self._discover()
         return name in self._items
 

@@ -71,18 +71,31 @@ def build_clip(arch: Arch, *, seed: int = 0) -> Any:
     Where the arch has a `token_seed`, its frozen token table is filled in.
     Raises InputError when open_clip cannot build the configuration.
     """
-    add_to_open_clip(arch)
-    with torch.random.fork_rng(devices=[]), _without_warnings():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            clip = open_clip.create_model(arch.name, load_weights=False, pretrained_text=False)
-        except Exception as error:
-            raise InputError(f"arch {arch.name!r}: open_clip cannot build it: {error}") from error
+        clip = _create(arch, "cpu")
     if arch.token_seed is not None:
         weight = clip.token_embedding.weight
         weight.requires_grad_(False)
         weight.copy_(token_table(arch.token_seed, *weight.shape))
     return clip.eval()
+
+
+def skeleton(arch: Arch) -> Any:
+    """The open_clip model without memory for its weights: names, shapes and dtypes in milliseconds."""
+    with torch.device("meta"):
+        return _create(arch, "meta")
+
+
+def _create(arch: Arch, device: str) -> Any:
+    add_to_open_clip(arch)
+    with _without_warnings():
+        try:
+            return open_clip.create_model(
+                arch.name, load_weights=False, pretrained_text=False, device=device
+            )
+        except Exception as error:
+            raise InputError(f"arch {arch.name!r}: open_clip cannot build it: {error}") from error
 
 
 @contextlib.contextmanager

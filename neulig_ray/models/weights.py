@@ -10,11 +10,11 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from neulig_ray.errors import InputError
 from neulig_ray.models.archs import Arch
-from neulig_ray.models.clip import build_tower
+from neulig_ray.models.clip import skeleton
 
 FORMAT = 1
 HEADER_KEY = "neulig"
@@ -159,10 +159,15 @@ def _flat(mine: Any, theirs: Any, prefix: str = "") -> dict[str, tuple[Any, Any]
 @functools.cache
 def _tower_spec(key: str, name: str) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     arch = Arch(name=name, config=json.loads(key), description="")
-    return {k: (tuple(v.shape), v.dtype) for k, v in build_tower(arch).state_dict().items()}
+    return spec_of(skeleton(arch).visual)
 
 
 Spec = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+
+
+def spec_of(module: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Name -> (shape, dtype) of a module's state."""
+    return {name: (tuple(t.shape), t.dtype) for name, t in module.state_dict().items()}
 
 
 def tower_spec(arch: Arch) -> Spec:

@@ -21,8 +21,12 @@ def adamw(module: nn.Module, learning_rate: float, weight_decay: float) -> torch
 
 
 def scheduled(step: int, steps: int, peak: float, warmup: float) -> float:
-    """The learning rate of step 0..steps-1: linear over the first `warmup` fraction, then cosine to zero."""
-    rising = max(1, round(warmup * steps))
+    """The learning rate of step 0..steps-1: linear over the warm-up, then cosine to zero.
+
+    `warmup` below 1 is a fraction of all steps, from 1 on a number of steps; a training of fewer steps than
+    that does not reach the peak.
+    """
+    rising = round(warmup) if warmup >= 1 else max(1, round(warmup * steps))
     if step < rising:
         return peak * (step + 1) / rising
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))

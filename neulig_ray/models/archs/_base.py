@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from neulig_ray.registry import Registry
@@ -16,7 +16,7 @@ class FinetuneRecipe:
     batch_size: int = 64  # global: images per optimiser step over all workers
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
-    warmup: float = 0.05  # fraction of all steps
+    warmup: float = 0.05  # below 1: a fraction of all steps; from 1 on: steps
     gradient_clip: float = 1.0
     shift: int = 2  # augmentation: random translation by up to this many pixels
 
@@ -41,7 +41,8 @@ class Arch:
     """An open_clip model configuration under a name of its own (`config` as in open_clip's JSON files).
 
     `token_seed`: the text tower's token table is never trained nor stored, but drawn from this seed; None
-    where it is a weight like any other (pretrained models).
+    where it is a weight like any other (pretrained models). `task_epochs`: epochs of fine-tuning where a task
+    needs others than the recipe's, by the task's name in lower case, letters and digits alone.
     """
 
     name: str
@@ -51,13 +52,20 @@ class Arch:
     token_seed: int | None = 0
     finetune: FinetuneRecipe = field(default_factory=FinetuneRecipe)
     pretrain: PretrainRecipe = field(default_factory=PretrainRecipe)
+    task_epochs: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def activation(self) -> str:
         return "quick_gelu" if self.config.get("quick_gelu") else "gelu"
 
+    def recipe(self, task: str) -> FinetuneRecipe:
+        """How an expert of `task` is made."""
+        plain = "".join(letter for letter in task.lower() if letter.isalnum())
+        return replace(self.finetune, epochs=self.task_epochs.get(plain, self.finetune.epochs))
 
-ARCHS: Registry[Arch] = Registry("arch", "neulig_ray.models.archs")
+
+# Any open_clip model with a tower that we know is an arch by its open_clip name.
+ARCHS: Registry[Arch] = Registry("arch", "neulig_ray.models.archs", "neulig_ray.models.archs._open_clip")
 
 
 def register_arch(arch: Arch) -> Arch:
