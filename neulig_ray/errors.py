@@ -8,6 +8,10 @@ class InputError(ValueError):
     """The input is unusable and nothing was started: the command line ends with exit status 2."""
 
 
+class NotApplicable(InputError):
+    """A method does not exist for these models: a comparison goes on without it and says why."""
+
+
 class StageError(RuntimeError):
     """Something failed on the way; what was finished before is kept: exit status 1."""
 

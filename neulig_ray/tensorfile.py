@@ -32,7 +32,7 @@ DTYPES: Final[dict[str, torch.dtype]] = {
     "BOOL": torch.bool,
 }
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
-_CONVERT = "Convert it to safetensors on a machine where you trust it: it is never unpickled here."
+_CONVERT = "Convert it to safetensors with `neulig import`, which runs nothing of it."
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,10 @@ class TensorFile:
         else:
             out.copy_(self.read(name, start, start + out.numel()))
 
-    def close(self) -> None:
-        os.close(self._handle)
+    def __del__(self) -> None:
+        if handle := getattr(self, "_handle", None):
+            with contextlib.suppress(OSError):
+                os.close(handle)
 
 
 class TensorWriter:

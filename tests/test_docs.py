@@ -1,5 +1,6 @@
 """What the documentation shows works: its plugins load, its commands are the ones that CI runs."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -45,6 +46,14 @@ def test_the_method_shown_merges(shown):
     states = {str(i): {"w": torch.tensor([float(i)])} for i in (1, 2, 6)}
     merged = merge_with(METHODS["median"], states, {"w": torch.tensor([1.0])}, {"scaling": 0.5})
     assert merged["w"].tolist() == [1.5]
+
+
+@pytest.mark.parametrize("file", ["README.md", "docs/methods.md"])
+def test_the_tables_of_methods_are_todays(file):
+    specification = importlib.util.spec_from_file_location("table", ROOT / "scripts" / "methods_table.py")
+    table = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(table)
+    assert table.rendered(file) == (ROOT / file).read_text(), "run `python scripts/methods_table.py`"
 
 
 def test_readme_has_exactly_two_commands_and_ci_runs_these():

@@ -28,13 +28,14 @@ from neulig_ray.evaluation import metrics
 from neulig_ray.evaluation.baselines import (
     evaluate_ensemble,
     evaluate_expert,
-    evaluate_streamed,
     evaluate_zeroshot,
 )
 from neulig_ray.evaluation.bench import Bench, choose
 from neulig_ray.evaluation.granularity import Betas, serve
 from neulig_ray.evaluation.ligands import evaluate_hard_routing, evaluate_ligand, task_accuracies
+from neulig_ray.evaluation.merges import Tuning, evaluate_merge
 from neulig_ray.evaluation.rows import COLUMNS
+from neulig_ray.evaluation.served import Ingredients
 from neulig_ray.ligand.coopvec import coopvecs
 from neulig_ray.ligand.portland import Portland
 from neulig_ray.merging import METHODS
@@ -345,8 +346,14 @@ def test_single_models_are_judged_from_their_stored_embeddings() -> None:
 
 def test_averaging_has_a_row_for_each_rule_for_batchnorm() -> None:
     unlabelled = make_images("train")
-    rows = evaluate_streamed(
-        METHODS["average"], KEYS, **COMMON, test=TEST, images=IMAGES, unlabelled=unlabelled, batch_size=50
+    rows, _ = evaluate_merge(
+        METHODS["average"],
+        KEYS,
+        **COMMON,
+        test=TEST,
+        images=IMAGES,
+        ingredients=Ingredients(unlabelled=unlabelled),
+        batch_size=50,
     )
     assert [(r["buffers"], r["task"]) for r in rows] == [
         (b, t) for b in ("average", "re-estimated") for t in TASKS
@@ -375,9 +382,9 @@ class WithoutBatchNorm(torch.nn.Module):
 def test_towers_without_batchnorm_have_one_row_and_empty_buffers() -> None:
     torch.manual_seed(0)
     stack = ExpertStack.from_states({key: WithoutBatchNorm().state_dict() for key in KEYS})
-    rows = evaluate_streamed(
+    rows, _ = evaluate_merge(
         METHODS["average"], KEYS, stack=stack, tower=WithoutBatchNorm(), arch=ARCH, test=TEST, images=IMAGES,
-        unlabelled=make_images("train"),
+        ingredients=Ingredients(unlabelled=make_images("train")),
     )  # fmt: skip
     assert [r["buffers"] for r in rows] == ["", "", ""]
 
@@ -391,19 +398,21 @@ def test_the_counterpart_of_a_method_with_a_base_uses_the_origins_embeddings() -
     def lambdas(n: int, scaling: float) -> torch.Tensor:
         return torch.full((n,), scaling)
 
-    method = Method("towards", "streamed", "", _towards, needs_base=True, coefficients=lambdas)
+    method = Method("towards", "streamed", "", _towards, needs=("base",), coefficients=lambdas)
     origin = {("seed-0", t): np.full((SIZES[t], 6), 0.5, np.float32) for t in TASKS}
     test = replace(TEST, embeddings={**TEST.embeddings, **origin})
-    given_base = {"base": make_tower(8).state_dict(), "options": {"scaling": 0.3}}
-    rows = evaluate_streamed(method, KEYS, **COMMON, test=test, images=IMAGES, origin="seed-0", **given_base)
+    base = make_tower(8).state_dict()
+    given_base = {"ingredients": Ingredients(base=base), "options": {"scaling": 0.3}}
+    whole = {**given_base, "ingredients": Ingredients(base=base, origin="seed-0")}
+    rows, _ = evaluate_merge(method, KEYS, **COMMON, test=test, images=IMAGES, **whole)
     for row in rows:
         z = [TEST.embeddings[key, row["task"]] for key in KEYS]
         expected = judge(0.5 + 0.3 * sum(part - 0.5 for part in z), row["task"])
         assert row["ensembling_accuracy"] == pytest.approx(percent(expected, row["task"]))
     with pytest.raises(InputError, match="needs the origin's embeddings"):
-        evaluate_streamed(method, KEYS, **COMMON, test=test, images=IMAGES, **given_base)
+        evaluate_merge(method, KEYS, **COMMON, test=test, images=IMAGES, **given_base)
     plain = replace(method, coefficients=None)
-    rows = evaluate_streamed(plain, KEYS, **COMMON, test=test, images=IMAGES, **given_base)
+    rows, _ = evaluate_merge(plain, KEYS, **COMMON, test=test, images=IMAGES, **given_base)
     assert all(r["ensembling_accuracy"] is None and r["gap"] is None for r in rows)
 
 
@@ -412,7 +421,7 @@ def test_negative_variances_are_told_and_not_counted() -> None:
     for state in states.values():
         state["bn.running_var"] -= 100
     with pytest.raises(TrainingDiverged, match=r"average of a@seed-0.*NaN"):
-        evaluate_streamed(
+        evaluate_merge(
             METHODS["average"], KEYS, stack=ExpertStack.from_states(states), tower=SmallTower(), arch=ARCH,
             test=TEST, images=IMAGES,
         )  # fmt: skip
@@ -461,7 +470,7 @@ def test_a_tower_is_neither_changed_nor_left_in_training() -> None:
         images=IMAGES,
         granularities=("task",),
     )
-    evaluate_streamed(
+    evaluate_merge(
         METHODS["average"],
         KEYS,
         stack=STACK,
@@ -469,6 +478,6 @@ def test_a_tower_is_neither_changed_nor_left_in_training() -> None:
         arch=ARCH,
         test=TEST,
         images=IMAGES,
-        unlabelled=IMAGES,
+        ingredients=Ingredients(unlabelled=IMAGES),
     )
     torch.testing.assert_close(tower.state_dict(), before, rtol=0, atol=0)

@@ -10,8 +10,9 @@ from torch import nn
 from neulig_ray.errors import InputError
 from neulig_ray.evaluation.merged import embed_with
 from neulig_ray.ligand.data import Combination, LigandData, task_of
-from neulig_ray.merging.parameters import ExpertStack, State
+from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.merging.prediction import ensemble_logits, head_logits
+from neulig_ray.merging.sources import State
 from neulig_ray.models.archs import Arch
 from neulig_ray.seeds import stable_generator
 
@@ -73,9 +74,17 @@ class Bench:
         """theta(beta), overwritten by the next call."""
         return self.stack.combine(beta, out=self._flat)
 
-    def logits(self, state: State, task: str, rows: torch.Tensor) -> torch.Tensor:
-        """Logits (len(rows), C) that a merged model gives images of `task` under the task's head."""
-        return self.mixed_logits(state, {task: rows})[task]
+    def logits(
+        self, model: State | nn.Module, task: str, rows: torch.Tensor, batch_size: int = 256
+    ) -> torch.Tensor:
+        """Logits (len(rows), C) that a model gives images of `task` under the task's head.
+
+        A model is a merged state of the tower, or a module of its own, which sees `batch_size` at a time.
+        """
+        if isinstance(model, nn.Module):
+            images = self.images[task][rows.numpy()]
+            return head_logits(embed_with(model, {}, images, self.arch, batch_size), self.head(task))
+        return self.mixed_logits(model, {task: rows})[task]
 
     def mixed_logits(self, state: State, rows: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The same for a batch that mixes tasks (task -> rows): each is judged by its own head.

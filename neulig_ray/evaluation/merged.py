@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from neulig_ray.merging.parameters import State
+from neulig_ray.merging.sources import State
 
 if TYPE_CHECKING:
     from neulig_ray.models.archs import Arch
@@ -18,12 +18,12 @@ def embed_with(
 ) -> torch.Tensor:
     """Embeddings float32 (N, d), on the CPU, of images uint8 (N, H, W, 3) by `tower` with `state`'s tensors.
 
-    Eval mode, no gradient; the tower's own parameters are neither used nor changed, and it runs on the
-    device on which `state` lies.
+    Eval mode, no gradient; what `state` holds stands in for the tower's own parameters, which are not
+    changed. It runs on the device on which they lie.
     """
     from neulig_ray.models.clip import preprocess  # imports open_clip: seconds
 
-    device = next(iter(state.values())).device
+    device = next(iter(state.values()) if state else tower.parameters()).device
     tower.eval()
     with torch.no_grad():
         parts = [

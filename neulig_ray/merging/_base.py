@@ -7,14 +7,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from neulig_ray.errors import InputError, unknown
-from neulig_ray.merging._options import Option, accepted, read_options
+from neulig_ray.merging._options import PROVIDED, Option, accepted, read_options
 from neulig_ray.registry import Registry
 
 Kind = Literal["reference", "ensemble", "streamed", "measured", "trained", "routed", "ligand"]
 Coefficients = Callable[..., torch.Tensor]
 Tensors = Sequence[torch.Tensor]
+Refuses = Callable[[nn.Module], str | None]
+
+
+def defined_everywhere(tower: nn.Module) -> None:
+    """No architecture is refused."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,9 @@ class Method:
     z_0 + sum lambda_i (z_i - z_0); None where the method is not linear in the task vectors with scalar
     coefficients, and then it has no ensembling accuracy.
     `needs` says what it takes besides the experts, in the words that people read.
+    `refuses(tower)` says why the method is not defined for the tower's architecture; None where it is.
+    `precondition(models, **options)` raises InputError for models that the method cannot merge with these
+    options; it is asked before anything is read or written.
     """
 
     name: str
@@ -40,10 +49,17 @@ class Method:
     measure: Callable[..., Any] | None = None
     masked: bool = False
     split: str = "val"
+    refuses: Refuses = defined_everywhere
+    precondition: Callable[..., None] | None = None
 
     @property
     def summary(self) -> str:
         return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        """The names of what the engine may give the function: base, statistics and so on."""
+        return PROVIDED & set(inspect.signature(self.function).parameters)
 
     @property
     def needs_base(self) -> bool:
@@ -69,16 +85,19 @@ class Method:
         """Options that experiments choose on val, with the values that they try."""
         return {name: option.grid for name, option in self.schema.items() if option.grid}
 
+    def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The given options as the method takes them; raises InputError as `resolve`."""
+        for name in given:
+            if name not in self.schema:
+                raise unknown(f"option of {self.name}", name, self.schema)
+        return {name: self.schema[name].check(self.name, value) for name, value in given.items()}
+
     def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The given options over the defaults, checked.
 
         Raises InputError for an option that the method does not have, and for a value that it cannot take.
         """
-        for name in given:
-            if name not in self.schema:
-                raise unknown(f"option of {self.name}", name, self.schema)
-        checked = {name: self.schema[name].check(self.name, value) for name, value in given.items()}
-        resolved = {**self.options, **checked}
+        resolved = {**self.options, **self.check(given)}
         if missing := [name for name, value in resolved.items() if value is inspect.Parameter.empty]:
             raise InputError(f"{self.name} needs the option {missing[0]!r}")
         return resolved
@@ -96,7 +115,8 @@ Decorator = Callable[[Callable[..., Any]], Method]
 
 def _declare(name: str, kind: Kind, function: Callable[..., Any], **declared: Any) -> Method:
     needs = declared.pop("needs", ())
-    if "base" in inspect.signature(function).parameters and "base" not in needs:
+    base = inspect.signature(function).parameters.get("base")
+    if base is not None and base.default is base.empty and "base" not in needs:
         needs = ("base", *needs)
     made = Method(name, kind, function=function, needs=tuple(needs), **declared)
     for option, choice in made.schema.items():
@@ -116,6 +136,7 @@ def streamed(
     symmetric: bool = True,
     survey: Callable[..., Any] | None = None,
     coefficients: Coefficients | None = None,
+    precondition: Callable[..., None] | None = None,
 ) -> Decorator:
     """Declare a function that merges one tensor at a time.
 
@@ -129,7 +150,9 @@ def streamed(
     largest tensor. Otherwise it hands over whole tensors, each read when it is indexed.
 
     The function sees float parameters only: integer buffers and BatchNorm statistics follow one rule for
-    every method. `symmetric`: permuting the experts changes nothing.
+    every method. `symmetric`: permuting the experts changes nothing. A method that can do without its base
+    gives the keyword a default of None. `precondition(models, **options)` raises InputError for a number of
+    experts, a missing base or a list of the wrong length.
     """
     return lambda function: _declare(
         name,
@@ -141,6 +164,7 @@ def streamed(
         symmetric=symmetric,
         survey=survey,
         coefficients=coefficients,
+        precondition=precondition,
     )
 
 
@@ -179,6 +203,7 @@ def measured(
     version: int = 1,
     elementwise: bool = False,
     survey: Callable[..., Any] | None = None,
+    precondition: Callable[..., None] | None = None,
     needs: Sequence[str] = ("train images",),
 ) -> Decorator:
     """Declare a streamed function that also sees statistics of each expert over its own task's images.
@@ -199,6 +224,7 @@ def measured(
         elementwise=elementwise,
         survey=survey,
         measure=measure,
+        precondition=precondition,
         needs=needs,
     )
 
@@ -229,13 +255,18 @@ def trained(
     )
 
 
-def routed(name: str, *, paper: str, version: int = 1, needs: Sequence[str]) -> Decorator:
+def routed(
+    name: str, *, paper: str, version: int = 1, needs: Sequence[str], refuses: Refuses = defined_everywhere
+) -> Decorator:
     """Declare a method that keeps more than one parameter set at inference: a function of a `Workbench`.
 
     It returns an nn.Module in eval mode, pixels (B, 3, S, S) -> embeddings (B, d), whose parameters and
-    buffers are everything that it keeps.
+    buffers are everything that it keeps. `refuses(tower)` gives the reason, a sentence, where the method is
+    not defined for the tower's architecture: experiments then leave it out and say so.
     """
-    return lambda function: _declare(name, "routed", function, paper=paper, version=version, needs=needs)
+    return lambda function: _declare(
+        name, "routed", function, paper=paper, version=version, needs=needs, refuses=refuses
+    )
 
 
 def ensemble(name: str, *, paper: str, version: int = 1) -> Decorator:

@@ -1,6 +1,8 @@
 """Options of methods: the signature is the schema, its annotations say what is allowed."""
 
 import inspect
+import json
+import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,6 +66,20 @@ class Option:
     def choices(self) -> tuple[Any, ...]:
         return get_args(self.type) if get_origin(self.type) is Literal else ()
 
+    @property
+    def several(self) -> bool:
+        """Whether its value is a list."""
+        parts = get_args(self.type) if get_origin(self.type) in (Union, types.UnionType) else (self.type,)
+        return any(get_origin(part) is tuple for part in parts)
+
+    def read(self, method: str, words: Sequence[str]) -> Any:
+        """The value that words of a command line spell; raises InputError as `check` does."""
+        values = [word if word in self.choices else _spelled(word) for word in words]
+        value = values if self.several and values != [None] else values[0]
+        if _fit(self.type, value) is _MISFIT and not self.choices:
+            value = list(words) if self.several else words[0]
+        return self.check(method, value)
+
     def check(self, method: str, value: Any) -> Any:
         """The value as the method takes it; raises InputError for a wrong type, choice or interval."""
         where = f"{method}: option {self.name!r} is {value!r}"
@@ -79,6 +95,8 @@ class Option:
         numbers = fitted if isinstance(fitted, tuple) else (fitted,)
         for number in numbers:
             if isinstance(number, (int, float)) and not isinstance(number, bool):
+                if not math.isfinite(number):
+                    raise InputError(f"{where}, but it must be finite: it is the {self.about.text}")
                 a = self.about
                 if not (
                     (a.above is None or number > a.above)
@@ -90,6 +108,14 @@ class Option:
 
 
 _MISFIT = object()
+
+
+def _spelled(word: str) -> Any:
+    """A number, true, false or null as JSON has them (or none); any other text as it stands."""
+    try:
+        return json.loads("null" if word == "none" else word)
+    except json.JSONDecodeError:
+        return word
 
 
 def _fit(kind: Any, value: Any) -> Any:
@@ -148,9 +174,9 @@ def read_options(*functions: Callable[..., Any] | None) -> dict[str, Option]:
 
 
 def accepted(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `values` that the function has keyword-only parameters for; all, if it takes any."""
+    """Those of `values` that the function has parameters for; all, if it takes any."""
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return dict(values)
-    names = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    names = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
     return {name: value for name, value in values.items() if name in names}

@@ -18,12 +18,16 @@ Buffers = Literal["average", "base"]
 
 @dataclass(frozen=True)
 class Merge:
-    """A method with its resolved options and the rule for buffers, over some models."""
+    """A method with its resolved options and the rule for buffers, over some models.
+
+    `task`: of a masked method, the index of the one expert whose dense model is to be written.
+    """
 
     method: Method
     models: Models
     options: Mapping[str, Any]
     buffers: Buffers = "average"
+    task: int | None = None
 
     @classmethod
     def of(
@@ -32,6 +36,7 @@ class Merge:
         models: Models,
         options: Mapping[str, Any] | None = None,
         buffers: Buffers = "average",
+        task: int | None = None,
     ) -> "Merge":
         """Raises InputError for a method that does not stream, a missing base, and wrong options."""
         if not method.streams:
@@ -43,15 +48,22 @@ class Merge:
             raise InputError(f"{method.name} with buffers {buffers!r} needs the base model: give its origin")
         if method.measure is not None and not models.statistics:
             raise InputError(f"{method.name} needs what is measured on each expert: give its statistics")
-        return cls(method, models, method.resolve(options or {}), buffers)
+        resolved = method.resolve(options or {})
+        if method.precondition is not None:
+            method.call(method.precondition, models, options=resolved)
+        return cls(method, models, resolved, buffers, task)
 
     def specs(self, dtype: torch.dtype | None = None) -> dict[str, Spec]:
-        """What the merged model's file holds. Floats keep the first expert's dtype unless `dtype` is given."""
+        """What the merged file holds. Floats keep the first expert's dtype unless `dtype` is given."""
         found = {
             name: Spec(spec.shape, dtype if dtype and spec.dtype.is_floating_point else spec.dtype)
             for name, spec in self.models.specs.items()
         }
-        return masked_specs(found, self.models.names, self.models.n) if self.method.masked else found
+        return masked_specs(found, self.models.names, self.models.n) if self._masked else found
+
+    @property
+    def _masked(self) -> bool:
+        return self.method.masked and self.task is None
 
     def run(self, sink: Sink) -> None:
         """Merge into `sink`. Raises InputError for NaN in an input, StageError for NaN in the result."""
@@ -59,19 +71,24 @@ class Merge:
         survey = None
         if method.survey is not None:
             survey = method.call(method.survey, models, options=self.options)
+        rescalers = getattr(survey, "rescalers", None)
+        rescalers = torch.ones(models.n) if rescalers is None else rescalers
         pieces = models.pieces(models.names, method.elementwise)
         kept = [name for name in models.specs if name not in set(models.names)]
 
         def work(piece: Piece) -> None:
             tensors, known = models.inputs(piece, method.elementwise)
             found = method.call(method.function, tensors, options=self.options, survey=survey, **known)
-            if method.masked:
+            if self._masked:
                 shared, masks = found
                 sink.write(f"base/{piece.name}", known["base"], piece.start)
                 sink.write(f"shared/{piece.name}", shared, piece.start)
                 pack_masks(sink, piece, masks, models.specs[piece.name].numel)
                 found = shared
             else:
+                if self.task is not None:
+                    shared, masks = found
+                    found = known["base"] + rescalers[self.task] * masks[self.task] * shared
                 sink.write(piece.name, found, piece.start)
             if not found.sum().isfinite() and not found.isfinite().all():
                 raise StageError(
@@ -81,12 +98,11 @@ class Merge:
 
         for _ in models.each("merging", pieces, work):
             pass
-        prefix = "base/" if method.masked else ""
+        prefix = "base/" if self._masked else ""
         for name in kept:
             self._keep(name, sink, prefix + name)
-        if method.masked:
-            rescalers = getattr(survey, "rescalers", None)
-            sink.write("rescalers", torch.ones(models.n) if rescalers is None else rescalers)
+        if self._masked:
+            sink.write("rescalers", rescalers)
 
     def _keep(self, name: str, sink: Sink, target: str) -> None:
         """Buffers by the one rule: BatchNorm statistics averaged or the base's, counters copied.

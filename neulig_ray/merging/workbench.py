@@ -38,8 +38,8 @@ def batches(
 ) -> Iterator[torch.Tensor]:
     """`count` images (all, where it is None or more than there are) once, in a seeded order, in batches."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]
-    for rows in order.split(batch_size):
-        yield images.pixels(rows)
+    for start in range(0, len(order), batch_size):
+        yield images.pixels(order[start : start + batch_size])
 
 
 def endless(images: Images, batch_size: int, *, seed: int = 0) -> Iterator[torch.Tensor]:

@@ -59,6 +59,14 @@ MEASURED = (*PERCENTAGES, "gap", "kl", "entropy")  # empty in a row that failed
 OK = "ok"
 
 
+SKIPPED = "skipped: "
+
+
+def skipped(reason: str) -> str:
+    """The `status` of a row whose method does not exist for its models."""
+    return f"{SKIPPED}{reason}"
+
+
 def failed(reason: str) -> str:
     """The `status` of a row that could not be measured."""
     return f"failed: {reason}"

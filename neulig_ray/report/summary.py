@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from neulig_ray.report.schema import MEASURED, OK
+from neulig_ray.report.schema import MEASURED, OK, SKIPPED
 from neulig_ray.report.variants import FIELDS, Variant
 
 NAN = float("nan")
@@ -185,8 +185,11 @@ def _failures(bad: pd.DataFrame) -> dict[Any, tuple[str, ...]]:
     found: dict[Any, dict[str, None]] = {}
     for row in bad.to_dict("records"):
         values = tuple(row[name] for name in FIELDS)
-        reason = str(row["status"]).removeprefix("failed: ")
-        text = f"{_variant(values).title} of {row['collaborators'] or row['task']}: {reason}"
+        title, status = _variant(values).title, str(row["status"])
+        if status.startswith(SKIPPED):  # the same for all combinations: told once
+            text = f"{title} {status}"
+        else:
+            text = f"{title} of {row['collaborators'] or row['task']}: {status.removeprefix('failed: ')}"
         found.setdefault(values, {})[text] = None
     return {values: tuple(texts) for values, texts in found.items()}
 

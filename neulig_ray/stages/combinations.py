@@ -5,10 +5,10 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from neulig_ray.config import Experiment
 from neulig_ray.ligand.data import Combination
+from neulig_ray.models.sources import parse_origin
 
 _MOST_LISTED = 200_000  # more combinations than this are sampled without listing them all
 
@@ -23,8 +23,8 @@ def origin_of(key: str) -> str:
 
 
 def origin_name(given: str) -> str:
-    """How an origin is called in keys and columns: a file by its stem."""
-    return Path(given).stem if given.endswith(".safetensors") else given
+    """How an origin is called in keys and columns: a file by its stem, a hub's by its last part, or as told."""
+    return parse_origin(given).name
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from neulig_ray.stages.jobs import Failures, Job
 from neulig_ray.stages.methods import MethodSpec
 from neulig_ray.stages.models import ArchModels
 from neulig_ray.stages.search import Cell
+from neulig_ray.stages.statistics import statistics_job
 from neulig_ray.stages.storage import Storage
 
 VERSION = 1
@@ -37,10 +39,11 @@ def plan_evaluations(
     groups: Sequence[Group],
     cells: Sequence[Cell],
     models: Mapping[str, ArchModels],
-) -> list[Evaluation]:
-    """All evaluations of an experiment, in the order in which they are best started: the longest first."""
+) -> tuple[list[Evaluation], list[Job]]:
+    """All evaluations of an experiment, in the order in which they are best started, the longest first; and
+    the jobs that measure what some methods need to know of each expert."""
     planner = _Planner(experiment, models)
-    planned = []
+    planned: list[Evaluation] = []
     for spec in methods:
         match spec.method.kind:
             case "reference":
@@ -49,18 +52,29 @@ def plan_evaluations(
                 ]
             case "ligand":
                 planned += [e for cell in cells for e in planner.gated(spec, cell)]
+            case "ensemble":
+                planned += [planner.ensemble(spec, group, c) for group in groups for c in group.combinations]
             case _:
-                planned += [planner.static(spec, group, c) for group in groups for c in group.combinations]
-    return sorted(planned, key=lambda e: _COST.get(e.common.get("granularity") or "", 0), reverse=True)
+                planned += [planner.merge(spec, group, c) for group in groups for c in group.combinations]
+    return sorted(planned, key=_cost, reverse=True), list(planner.measuring.values())
 
 
 _COST = {"sample": 3, "batch-first-mixed": 2, "batch-mean-mixed": 2, "batch-first": 1, "batch-mean": 1}
+
+
+def _cost(evaluation: Evaluation) -> tuple[int, int]:
+    """What takes long comes first: training, then choosing on val, then many merged models."""
+    spec: MethodSpec = evaluation.job.arguments["spec"]
+    trains = spec.method.kind in ("trained", "routed") and not spec.method.masked
+    tries = math.prod(map(len, spec.grid.values()))
+    return 1000 if trains else tries, _COST.get(evaluation.common.get("granularity") or "", 0)
 
 
 class _Planner:
     def __init__(self, experiment: Experiment, models: Mapping[str, ArchModels]) -> None:
         self._e = experiment
         self._models = models
+        self.measuring: dict[str, Job] = {}  # fingerprint -> job
 
     def single(self, spec: MethodSpec, arch: str, key: str) -> Evaluation:
         origin, task = origin_of(key), task_of(key)
@@ -80,25 +94,53 @@ class _Planner:
             spec, arch, key, common, (task,), measurements.single, known, inputs, {"key": key}
         )
 
-    def static(self, spec: MethodSpec, group: Group, combination: Combination) -> Evaluation:
+    def ensemble(self, spec: MethodSpec, group: Group, combination: Combination) -> Evaluation:
         known = self._models[group.arch].restricted(combination)
         common = {**self._combined(group, combination), "granularity": "global"}
-        measure: Callable[..., list[Row]] = measurements.ensemble
-        settings: dict[str, Any] = {"combination": combination}
-        if spec.method.kind == "streamed":
-            measure = measurements.streamed
-            settings |= {"batchnorm_images": self._e.evaluation.batchnorm_images, "seed": self._e.seed}
         return self._evaluation(
             spec,
             group.arch,
             ",".join(combination),
             common,
             _tasks(combination),
-            measure,
+            measurements.ensemble,
             known,
             known.inputs(),
-            settings,
+            {"combination": combination},
         )
+
+    def merge(self, spec: MethodSpec, group: Group, combination: Combination) -> Evaluation:
+        e, method = self._e, spec.method
+        known = self._models[group.arch].restricted(combination)
+        settings: dict[str, Any] = {
+            "combination": combination,
+            "batchnorm_images": e.evaluation.batchnorm_images,
+            "batch_size": e.evaluation.batch_size,
+            "seed": e.seed,
+        }
+        if spec.grid or not method.streams:
+            settings["val_images"] = e.search.val_images
+        statistics = [
+            self.statistics(spec, group.arch, key).artifact for key in combination if method.measure
+        ]
+        # Which granularity its rows have is known when the method has run; a failed one has this.
+        granularity = "task" if method.masked else "sample" if method.kind == "routed" else "global"
+        return self._evaluation(
+            spec,
+            group.arch,
+            ",".join(combination),
+            {**self._combined(group, combination), "granularity": granularity},
+            _tasks(combination),
+            measurements.merge,
+            known,
+            (*known.inputs(), *statistics),
+            settings,
+            statistics=statistics,
+        )
+
+    def statistics(self, spec: MethodSpec, arch: str, key: str) -> Job:
+        job = statistics_job(self._e, spec, self._models[arch], key)
+        return self.measuring.setdefault(job.artifact.fingerprint, job)
 
     def gated(self, spec: MethodSpec, cell: Cell) -> list[Evaluation]:
         e, arch = self._e.evaluation, cell.group.arch
@@ -165,10 +207,11 @@ class _Planner:
         label: str,
         common: Mapping[str, Any],
         tasks: tuple[str, ...],
-        measure: Callable[..., list[Row]],
+        measure: Callable[..., measurements.Found],
         models: ArchModels,
         inputs: tuple[Artifact, ...],
         settings: Mapping[str, Any],
+        **more: Any,
     ) -> Evaluation:
         threads = self._e.cluster.cpus_per_worker
         identity = {
@@ -180,7 +223,7 @@ class _Planner:
             **settings,
         }
         artifact = Artifact.of("evaluation", f"{spec.name}.{arch}.{label}", VERSION, identity)
-        arguments = {"measure": measure, "spec": spec, "models": models, "settings": settings}
+        arguments = {"measure": measure, "spec": spec, "models": models, "settings": {**settings, **more}}
         shared = {
             "arch": arch,
             "method": spec.name,

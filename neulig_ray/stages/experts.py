@@ -119,7 +119,7 @@ class ExpertJob:
 def expert_job(
     experiment: Experiment, origin: Origin, task: str, data: Artifact, head: Artifact
 ) -> ExpertJob:
-    recipe = override(ARCHS[origin.arch].finetune, experiment.finetune)
+    recipe = override(ARCHS[origin.arch].recipe(task), experiment.finetune)
     inputs = {
         "origin": origin.artifact.fingerprint,
         "head": head.fingerprint,

@@ -5,29 +5,30 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+from neulig_ray.errors import NotApplicable
 from neulig_ray.evaluation.baselines import (
     evaluate_ensemble,
     evaluate_expert,
-    evaluate_streamed,
     evaluate_zeroshot,
 )
-from neulig_ray.evaluation.bench import choose
 from neulig_ray.evaluation.ligands import evaluate_hard_routing, evaluate_ligand
+from neulig_ray.evaluation.merges import evaluate_merge
 from neulig_ray.evaluation.rows import Row
-from neulig_ray.ligand.data import Combination
+from neulig_ray.ligand.data import Combination, task_of
 from neulig_ray.ligand.files import read_ligand
 from neulig_ray.ligand.portland import Portland
 from neulig_ray.models.archs import ARCHS
+from neulig_ray.report.schema import skipped
 from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.combinations import origin_of
 from neulig_ray.stages.jobs import Made
+from neulig_ray.stages.materials import MergeBench
 from neulig_ray.stages.methods import MethodSpec
 from neulig_ray.stages.models import ArchModels
-from neulig_ray.stages.origins import load_clip
-from neulig_ray.stages.prepare import load_split
 from neulig_ray.stages.search import LIGAND_FILE
 from neulig_ray.stages.shared import SharedSplit, load_bare_tower, read_split, read_stack
 from neulig_ray.stages.storage import Storage
@@ -36,77 +37,89 @@ ROWS_FILE = "rows.json"
 MIXED = ("batch-first-mixed", "batch-mean-mixed")
 
 
+class Found(NamedTuple):
+    """Results rows, and what else the artifact's manifest records."""
+
+    rows: list[Row]
+    about: Mapping[str, Any] = MappingProxyType({})
+
+
 def measure(
     storage: Storage,
-    measure: Callable[..., list[Row]],
+    measure: Callable[..., Found],
     spec: MethodSpec,
     models: ArchModels,
     settings: Mapping[str, Any],
 ) -> Made:
     started = time.perf_counter()
-    rows = measure(storage, spec, models, **settings)
+    found = measure(storage, spec, models, **settings)
     spent = time.perf_counter() - started
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of the worker since it started
     peak = kilobytes * (1 if sys.platform == "darwin" else 1024)
-    rows = [{**row, "seconds": spent, "peak_memory_bytes": peak} for row in rows]
-    return {ROWS_FILE: json.dumps(rows, indent=1).encode()}, {"rows": len(rows), "seconds": spent}
+    rows = [{**row, "seconds": spent, "peak_memory_bytes": peak} for row in found.rows]
+    info = {"rows": len(rows), "seconds": spent, **found.about}
+    return {ROWS_FILE: json.dumps(rows, indent=1).encode()}, info
 
 
-def single(storage: Storage, spec: MethodSpec, models: ArchModels, key: str) -> list[Row]:
+def single(storage: Storage, spec: MethodSpec, models: ArchModels, key: str) -> Found:
     test = _test(storage, models).data
     if spec.name == "zeroshot":
         row = evaluate_zeroshot(origin_of(key), key, test)
     else:
         row = evaluate_expert(key, test)
-    return [{**row, "parameters": _parameters(models.arch)}]
+    return Found([{**row, "parameters": _parameters(models.arch)}])
 
 
-def ensemble(storage: Storage, spec: MethodSpec, models: ArchModels, combination: Combination) -> list[Row]:
+def ensemble(storage: Storage, spec: MethodSpec, models: ArchModels, combination: Combination) -> Found:
     rows = evaluate_ensemble(spec.method, combination, _test(storage, models).data, dict(spec.options))
-    return [{**row, "parameters": len(combination) * _parameters(models.arch)} for row in rows]
+    return Found([{**row, "parameters": len(combination) * _parameters(models.arch)} for row in rows])
 
 
-def streamed(
+def merge(
     storage: Storage,
     spec: MethodSpec,
     models: ArchModels,
     combination: Combination,
     batchnorm_images: int,
+    batch_size: int,
     seed: int,
-) -> list[Row]:
-    shared = _test(storage, models)
-    unlabelled = {}
-    for task, data in models.data.items():
-        images = load_split(storage, data, "train").images
-        unlabelled[task] = images[choose(len(images), batchnorm_images, seed, task).numpy()]
-    # Where the experts' origins differ there is no one base: methods that need it say so.
-    origins = {origin_of(key) for key in combination}
-    origin = origins.pop() if len(origins) == 1 else None
-    base = load_clip(storage, models.origins[origin], models.arch).visual.state_dict() if origin else None
-    rows = evaluate_streamed(
-        spec.method,
-        combination,
-        stack=read_stack(storage, models, combination),
-        tower=load_bare_tower(models.arch),
-        arch=ARCHS[models.arch],
-        test=shared.data,
-        images=shared.images,
-        options=dict(spec.options),
-        base=base,
-        origin=origin,
-        unlabelled=unlabelled,
-        seed=seed,
-    )
-    return [{**row, "parameters": _parameters(models.arch)} for row in rows]
+    val_images: int = 0,
+    statistics: Sequence[Artifact] = (),
+) -> Found:
+    """Whatever a method makes of the experts' parameters."""
+    bench = MergeBench(storage, models, combination, batchnorm_images, val_images, seed)
+    options = dict(spec.options)
+    if "seed" in spec.method.options:
+        options = {"seed": seed, **options}
+    try:
+        measured = evaluate_merge(
+            spec.method,
+            combination,
+            stack=bench.stack,
+            tower=load_bare_tower(models.arch),
+            arch=ARCHS[models.arch],
+            test=bench.test.data,
+            images=bench.test.images,
+            options=options,
+            ingredients=bench.ingredients(spec, statistics),
+            tuning=bench.tuning(spec),
+            batch_size=batch_size,
+            seed=seed,
+        )
+    except NotApplicable as error:
+        tasks = map(task_of, combination)
+        return Found([{"task": task, "status": skipped(str(error))} for task in tasks])
+    return Found(measured.rows, {"selected": measured.selected} if measured.selected else {})
 
 
 def hard_routing(
     storage: Storage, spec: MethodSpec, models: ArchModels, combination: Combination, ligand: Artifact
-) -> list[Row]:
+) -> Found:
     portland, about = _load_ligand(storage, ligand)
     member = portland.combinations.index(combination)
     rows = evaluate_hard_routing(portland, member, _test(storage, models).data)
-    return [{**row, **about, "parameters": _all_kept(portland, models.arch)} for row in rows]
+    kept = _all_kept(portland, models.arch)
+    return Found([{**row, **about, "parameters": kept} for row in rows])
 
 
 def ligand(
@@ -118,7 +131,7 @@ def ligand(
     granularity: str,
     order_seeds: int = 1,
     **settings: Any,
-) -> list[Row]:
+) -> Found:
     portland, about = _load_ligand(storage, ligand)
     seeds = tuple(range(order_seeds))
     test = _test(storage, models)
@@ -136,7 +149,7 @@ def ligand(
     )
     size = _parameters(models.arch)
     kept = size if granularity == "global" else _all_kept(portland, models.arch)
-    return [{**row, **about, "parameters": kept} for row in rows]
+    return Found([{**row, **about, "parameters": kept} for row in rows])
 
 
 def _test(storage: Storage, models: ArchModels) -> SharedSplit:

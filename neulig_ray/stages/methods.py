@@ -17,7 +17,10 @@ class MethodSpec:
 
     @classmethod
     def parse(cls, text: str) -> "MethodSpec":
-        """From `ties:density=0.1,aggregate=sum`; raises InputError for an unknown method or option."""
+        """From `ties:density=0.1,aggregate=sum`; raises InputError for an unknown method, option or value.
+
+        A list is written with spaces: `weighted-average:weights=0.5 0.3 0.2`.
+        """
         name, _, rest = text.partition(":")
         method = METHODS[name]
         given = {}
@@ -26,13 +29,20 @@ class MethodSpec:
             if not equals:
                 raise InputError(f"method {text!r}: {part!r} is not option=value")
             given[option] = _value(value)
-        method.resolve(given)
-        changed = {k: v for k, v in given.items() if v != method.options[k]}
+        given = method.check(given)
+        # A value that is given is not chosen on val, even where it is the default.
+        changed = {k: v for k, v in given.items() if v != method.options[k] or k in method.grid}
         return cls(name, tuple(sorted(changed.items())))
 
     @property
     def method(self) -> Method:
         return METHODS[self.name]
+
+    @property
+    def grid(self) -> dict[str, tuple[Any, ...]]:
+        """The options that are chosen on val, with the values to try: those of the method not given here."""
+        given = {name for name, _ in self.options}
+        return {name: values for name, values in self.method.grid.items() if name not in given}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -42,11 +52,14 @@ class MethodSpec:
             "module": METHODS.module(self.name),
             "version": self.method.version,
             "options": dict(self.options),
+            **({"grid": self.grid} if self.grid else {}),
         }
 
 
 def _value(text: str) -> Any:
-    """A number, true, false or null as JSON has them; any other text as it stands."""
+    """A number, true, false or null as JSON has them, or several with spaces; other text as it stands."""
+    if " " in text.strip():
+        return tuple(_value(part) for part in text.split())
     try:
         return json.loads(text)
     except json.JSONDecodeError:

@@ -1,8 +1,7 @@
-"""Stage `origins`: the foundation weights, shipped, read from a file, or pre-trained on the cluster."""
+"""Stage `origins`: the foundation weights: shipped, read from files, downloaded, or pre-trained here."""
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,11 @@ from neulig_ray.errors import InputError
 from neulig_ray.models import clip as clip_models
 from neulig_ray.models import origins as origin_files
 from neulig_ray.models.archs import ARCHS, PretrainRecipe
+from neulig_ray.models.foreign.checkpoints import digest
+from neulig_ray.models.foreign.origins import check_origin, foreign_origin_bytes, is_ours
+from neulig_ray.models.sources import OriginSource, parse_origin
 from neulig_ray.stages.artifact import Artifact, fingerprint
-from neulig_ray.stages.combinations import origin_name
-from neulig_ray.stages.jobs import Made
+from neulig_ray.stages.jobs import Job, Made
 from neulig_ray.stages.prepare import task_artifact
 from neulig_ray.stages.recipes import override
 from neulig_ray.stages.storage import Storage
@@ -29,13 +30,14 @@ FILE = "origin.safetensors"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an origin comes from: a file (shipped or the user's), or a pre-training."""
+    """Where an origin comes from: a path (shipped or the user's), a download, or a pre-training."""
 
     arch: str
     name: str
     artifact: Artifact
     path: Path | None = None
     job: "PretrainJob | None" = None
+    fetch: Job | None = None
 
     @property
     def label(self) -> str:
@@ -44,30 +46,18 @@ class Origin:
 
 def plan_origin(experiment: Experiment, arch: str, given: str) -> Origin:
     """Find out how to have an origin; raises InputError for one that there is no way to have."""
-    name = origin_name(given)
-    path: Path | None
-    if given.endswith(".safetensors"):
-        path = Path(given)
-        if not path.is_file():
-            raise InputError(f"origin {given!r}: there is no such file")
-    elif _seed(given) is None:
-        raise InputError(
-            f"unknown origin {given!r} of {arch}. Use seed-K (K = 0, 1, ...: our own pre-training; "
-            "seed-0 and seed-1 of the tiny archs are shipped) or an origin's .safetensors file."
-        )
-    else:
-        path = origin_files.shipped(arch, given) if experiment.pretrain.shipped else None
+    source = parse_origin(given)
+    check_origin(ARCHS[arch], source)
+    if source.kind in ("tag", "hub"):
+        return _fetched(arch, source)
+    path = Path(source.place).expanduser() if source.kind == "path" else None
+    if source.kind == "seed" and experiment.pretrain.shipped:
+        path = origin_files.shipped(arch, source.place)
     if path is not None:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        identity = fingerprint({"arch": _arch_identity(arch), "sha256": digest})
-        return Origin(arch, name, Artifact("origin", f"{arch}.{name}", identity), path)
-    job = _pretrain_job(experiment, arch, name)
-    return Origin(arch, name, job.artifact, job=job)
-
-
-def _seed(origin: str) -> int | None:
-    prefix, _, number = origin.partition("-")
-    return int(number) if prefix == "seed" and number.isdigit() else None
+        identity = fingerprint({"arch": _arch_identity(arch), "sha256": digest(path)})
+        return Origin(arch, source.name, Artifact("origin", f"{arch}.{source.name}", identity), path)
+    job = _pretrain_job(experiment, arch, source)
+    return Origin(arch, source.name, job.artifact, job=job)
 
 
 def _arch_identity(arch: str) -> dict[str, Any]:
@@ -84,9 +74,30 @@ def store_file(origin: Origin, storage: Storage) -> None:
     """Copy a shipped or given origin into the storage, after checking it; every node reads it there."""
     if origin.path is None or storage.exists(origin.artifact):
         return
-    data = origin.path.read_bytes()
-    origin_files.load_origin(origin.path, ARCHS[origin.arch])
-    storage.commit(origin.artifact, {FILE: data}, {"arch": origin.arch, "source": origin.path.name})
+    about: dict[str, Any] = {"source": origin.path.name}
+    if is_ours(origin.path):
+        data = origin.path.read_bytes()
+        origin_files.load_origin(data, ARCHS[origin.arch], label=str(origin.path))
+    else:
+        source = OriginSource(origin.name, "path", str(origin.path))
+        data, about = foreign_origin_bytes(ARCHS[origin.arch], source)
+    storage.commit(origin.artifact, {FILE: data}, {"arch": origin.arch, **about})
+
+
+def _fetched(arch: str, source: OriginSource) -> Origin:
+    """A download: a job, so that it happens once, on a node that reaches the hub.
+
+    It is named by arch and tag; the sha256 of what was downloaded stands in the artifact's manifest.
+    """
+    inputs = {"arch": _arch_identity(arch), source.kind: source.place}
+    artifact = Artifact.of("origin", f"{arch}.{source.name}", VERSION, inputs)
+    job = Job(artifact, _fetch, {"arch": arch, "source": source})
+    return Origin(arch, source.name, artifact, fetch=job)
+
+
+def _fetch(storage: Storage, arch: str, source: OriginSource) -> Made:
+    data, about = foreign_origin_bytes(ARCHS[arch], source)
+    return {FILE: data}, {"arch": arch, **about}
 
 
 @functools.lru_cache(maxsize=2)
@@ -141,9 +152,8 @@ class PretrainJob:
         return {FILE: data}, {"arch": self.arch, **about, "curve": curve}
 
 
-def _pretrain_job(e: Experiment, arch: str, name: str) -> PretrainJob:
-    seed = _seed(name)
-    assert seed is not None
+def _pretrain_job(e: Experiment, arch: str, source: OriginSource) -> PretrainJob:
+    seed = source.seed
     recipe = override(ARCHS[arch].pretrain, e.pretrain)
     streams = tuple(t for t in e.pretrain.tasks if TASKS[t].pretraining is not None)
     if not streams:
@@ -156,4 +166,6 @@ def _pretrain_job(e: Experiment, arch: str, name: str) -> PretrainJob:
         "workers": e.pretrain.workers,
         "threads": e.cluster.cpus_per_worker,
     }
-    return PretrainJob(Artifact.of("origin", f"{arch}.{name}", VERSION, inputs), arch, recipe, streams, seed)
+    return PretrainJob(
+        Artifact.of("origin", f"{arch}.{source.name}", VERSION, inputs), arch, recipe, streams, seed
+    )

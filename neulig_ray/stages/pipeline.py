@@ -5,6 +5,7 @@ from typing import Final
 
 from neulig_ray.errors import StageError
 from neulig_ray.stages.cluster import Cluster, Need
+from neulig_ray.stages.imported import store_expert
 from neulig_ray.stages.jobs import Failures, Job, Resources, run_stage
 from neulig_ray.stages.origins import store_file
 from neulig_ray.stages.plan import Plan
@@ -22,7 +23,7 @@ LAST_STAGE: Final = {
     "evaluate": "evaluations",
     "run": "evaluations",
 }
-STAGES: Final = ("tasks", "origins", "heads", "experts", "embeddings", "ligands", "evaluations")
+STAGES: Final = ("tasks", "origins", "heads", "experts", "embeddings", "ligands", "statistics", "evaluations")
 ON_CPU: Final = ("tasks", "heads", "ligands")  # stages whose workers take no GPU
 
 
@@ -42,10 +43,12 @@ class Pipeline:
     def run(self, last: str) -> None:
         """Run up to and with the stage `last`; failed pieces do not stop their siblings.
 
-        Raises InputError before anything is started for a damaged origin file or too small a cluster.
+        Raises InputError before anything is started for a damaged file of an origin or expert, or too small a cluster.
         """
         for origin in self.plan.origins:
             store_file(origin, self.storage)
+        for expert in self.plan.imported:
+            store_expert(expert, self.storage)
         self.cluster.needs = self._needs(last)
         stages: dict[str, Callable[[], None]] = {
             "tasks": self._tasks,
@@ -54,6 +57,7 @@ class Pipeline:
             "experts": self._experts,
             "embeddings": self._embeddings,
             "ligands": self._ligands,
+            "statistics": self._statistics,
             "evaluations": self._evaluations,
         }
         for stage in STAGES:
@@ -79,14 +83,17 @@ class Pipeline:
             raise StageError("; ".join(self.failures.values()))
 
     def _origins(self) -> None:
-        if jobs := [origin.job for origin in self.plan.origins if origin.job is not None]:
-            self._train("origins", jobs, self.plan.experiment.pretrain.workers)
+        if fetched := [origin.fetch for origin in self.plan.origins if origin.fetch is not None]:
+            self._small("origins", fetched, self.on_cpu)
+        if trained := [origin.job for origin in self.plan.origins if origin.job is not None]:
+            self._train("origins", trained, self.plan.experiment.pretrain.workers)
 
     def _heads(self) -> None:
         self._small("heads", self.plan.heads, self.on_cpu)
 
     def _experts(self) -> None:
-        self._train("experts", self.plan.experts, self.plan.experiment.finetune.workers)
+        if self.plan.experts:
+            self._train("experts", self.plan.experts, self.plan.experiment.finetune.workers)
 
     def _embeddings(self) -> None:
         self._small("embeddings", self.plan.embeddings, self.resources)
@@ -101,6 +108,10 @@ class Pipeline:
             self.reporter,
             self.failures,
         )
+
+    def _statistics(self) -> None:
+        if self.plan.statistics:
+            self._small("statistics", self.plan.statistics, self.resources)
 
     def _evaluations(self) -> None:
         self._small("evaluations", [evaluation.job for evaluation in self.plan.evaluations], self.resources)

@@ -10,6 +10,7 @@ from neulig_ray.stages.combinations import Group, collaborator, groups, origin_n
 from neulig_ray.stages.embeddings import embedding_job
 from neulig_ray.stages.evaluations import Evaluation, plan_evaluations
 from neulig_ray.stages.experts import ExpertJob, expert_job, head_job
+from neulig_ray.stages.imported import ImportedExpert, plan_imported
 from neulig_ray.stages.jobs import Job
 from neulig_ray.stages.methods import MethodSpec
 from neulig_ray.stages.models import ArchModels
@@ -28,10 +29,12 @@ class Plan:
     origins: list[Origin]
     heads: list[Job]
     experts: list[ExpertJob]
+    imported: list[ImportedExpert]
     embeddings: list[Job]
     models: dict[str, ArchModels]
     groups: list[Group]
     cells: list[Cell]
+    statistics: list[Job]
     evaluations: list[Evaluation]
 
     def artifacts(self) -> dict[str, list[Artifact]]:
@@ -40,10 +43,11 @@ class Plan:
             "tasks": [job.artifact for job in self.tasks.values()],
             "origins": [origin.artifact for origin in self.origins],
             "heads": [job.artifact for job in self.heads],
-            "experts": [job.artifact for job in self.experts],
+            "experts": [expert.artifact for expert in (*self.experts, *self.imported)],
             "embeddings": [job.artifact for job in self.embeddings],
             "search": [trial.artifact for cell in self.cells for trial in cell.trials],
             "ligands": [cell.artifact for cell in self.cells],
+            "statistics": [job.artifact for job in self.statistics],
             "evaluations": [evaluation.job.artifact for evaluation in self.evaluations],
         }
 
@@ -66,6 +70,7 @@ def make_plan(experiment: Experiment) -> Plan:
         raise InputError(f"methods name {twice[0].name!r} twice with the same options")
 
     tasks = {name: task_job(name, e.task_seed) for name in e.tasks}
+    imported = plan_imported(e)
     origins, heads, experts, embeddings, models = [], [], [], [], {}
     for arch in e.archs:
         known = ArchModels(arch)
@@ -76,10 +81,13 @@ def make_plan(experiment: Experiment) -> Plan:
             for task, data in tasks.items():
                 key = collaborator(task, origin.name)
                 head = head_job(origin, task)
-                expert = expert_job(e, origin, task, data.artifact, head.artifact)
                 heads.append(head)
-                experts.append(expert)
                 known.heads[key] = head.artifact
+                if (arch, key) in imported:
+                    known.experts[key] = imported[arch, key].artifact
+                    continue
+                expert = expert_job(e, origin, task, data.artifact, head.artifact)
+                experts.append(expert)
                 known.experts[key] = expert.artifact
         looking = {**known.experts, **known.origins}
         for key, model in looking.items():
@@ -96,5 +104,18 @@ def make_plan(experiment: Experiment) -> Plan:
         cells = [
             plan_cell(e, group, alignment, models[group.arch]) for group in found for alignment in e.alignment
         ]
-    evaluations = plan_evaluations(e, methods, found, cells, models)
-    return Plan(e, tasks, origins, heads, experts, embeddings, models, found, cells, evaluations)
+    evaluations, statistics = plan_evaluations(e, methods, found, cells, models)
+    return Plan(
+        experiment=e,
+        tasks=tasks,
+        origins=origins,
+        heads=heads,
+        experts=experts,
+        imported=list(imported.values()),
+        embeddings=embeddings,
+        models=models,
+        groups=found,
+        cells=cells,
+        statistics=statistics,
+        evaluations=evaluations,
+    )

@@ -32,6 +32,7 @@ def write_results(plan: Plan, storage: Storage, failures: Failures) -> tuple[pd.
     about = _provenance(plan, failures)
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
+    about["selected"] = _selected(plan, storage)
     name = plan.experiment.name
     for folder in (f"{name}/history/{about['fingerprint']}", name):
         storage.write(f"{folder}/{TABLE}", buffer.getvalue())
@@ -43,6 +44,20 @@ def read_results(storage: Storage, name: str) -> tuple[pd.DataFrame, dict[str, A
     """An experiment's last results; raises FileNotFoundError when there are none."""
     table = pd.read_parquet(io.BytesIO(storage.read(f"{name}/{TABLE}")))
     return frame(table), json.loads(storage.read(f"{name}/{ABOUT}"))
+
+
+def _selected(plan: Plan, storage: Storage) -> list[dict[str, Any]]:
+    """What was chosen on val for each combination and method that leaves something to choose."""
+    found = []
+    for evaluation in plan.evaluations:
+        artifact, common = evaluation.job.artifact, evaluation.common
+        if evaluation.job.arguments["spec"].grid and storage.exists(artifact):
+            place = {
+                name: common[name] for name in ("arch", "origin", "n", "collaborators", "method", "options")
+            }
+            chosen = storage.manifest(artifact)["info"].get("selected", [])
+            found += [{**place, **entry} for entry in chosen]
+    return found
 
 
 def _provenance(plan: Plan, failures: Failures) -> dict[str, Any]:

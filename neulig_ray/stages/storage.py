@@ -92,6 +92,12 @@ class Storage:
         with self._fs.open_input_stream(self.full(path)) as stream:
             return bytes(stream.read())
 
+    def download(self, path: str, target: Path) -> None:
+        """Copy a file to a local path, a piece at a time; raises FileNotFoundError."""
+        with self._fs.open_input_stream(self.full(path)) as stream, target.open("wb") as out:
+            while piece := stream.read(1 << 24):
+                out.write(piece)
+
     def is_file(self, path: str) -> bool:
         return self._fs.get_file_info(self.full(path)).type == fs.FileType.File
 

@@ -1,0 +1,35 @@
+"""Images of a task as methods that look at images take them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from neulig_ray.models.archs import Arch
+from neulig_ray.models.clip import preprocess
+from neulig_ray.seeds import stable_generator
+
+
+@dataclass(frozen=True)
+class TaskImages:
+    """uint8 (N, H, W, 3), turned into pixels of the arch when they are asked for."""
+
+    images: np.ndarray
+    arch: Arch
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pixels(self, rows: torch.Tensor) -> torch.Tensor:
+        """float32 (len(rows), 3, S, S)."""
+        return preprocess(self.images[rows.numpy()], self.arch)
+
+
+def mixed_batches(
+    images: Mapping[str, np.ndarray], arch: Arch, batch_size: int, seed: int
+) -> list[torch.Tensor]:
+    """Pixels (about batch_size, 3, S, S) of all tasks' images in a seeded order, in batches of even size."""
+    pixels = torch.cat([preprocess(part.copy(), arch) for part in images.values()])
+    order = torch.from_numpy(stable_generator("unlabelled", seed).permutation(len(pixels)))
+    return [pixels[rows] for rows in order.tensor_split(-(-len(order) // batch_size))]

@@ -1,0 +1,132 @@
+"""Experts that were not made here: tower files, or towers already in the storage, instead of fine-tuning."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neulig_ray.config import Experiment
+from neulig_ray.errors import InputError
+from neulig_ray.models.archs import ARCHS
+from neulig_ray.models.weights import HEADER_KEY, read_tower
+from neulig_ray.stages.artifact import Artifact, fingerprint
+from neulig_ray.stages.combinations import collaborator, origin_name
+from neulig_ray.stages.experts import FILE
+from neulig_ray.stages.storage import Storage
+from neulig_ray.tensorfile import TensorFile
+
+_STORED = re.compile(r"(?P<arch>[^./]+)\.(?P<task>[^@/]+)@(?P<origin>[^@/]+)-(?P<fingerprint>[0-9a-f]{16})")
+
+
+@dataclass(frozen=True)
+class ImportedExpert:
+    """An expert by its content; `path` is None where the storage is to have it already."""
+
+    arch: str
+    task: str
+    origin: str
+    artifact: Artifact
+    path: Path | None = None
+
+    @property
+    def key(self) -> str:
+        return collaborator(self.task, self.origin)
+
+
+def imported_artifact(arch: str, task: str, origin: str, sha256: str) -> Artifact:
+    """The artifact of an expert whose tower file has this sha256."""
+    identity = fingerprint({"kind": "expert", "imported": sha256})
+    return Artifact("expert", f"{arch}.{collaborator(task, origin)}", identity)
+
+
+def stored_name(artifact: Artifact) -> str:
+    """How an experiment's field `experts` names an imported expert that is in the storage."""
+    return f"{artifact.label}-{artifact.fingerprint}"
+
+
+def describe_expert(given: str) -> ImportedExpert:
+    """An entry of the field `experts`: a tower file, or the name of one in the storage.
+
+    Raises InputError for what is neither, and for a file that does not say its arch, task and origin.
+    """
+    stored = _STORED.fullmatch(given)
+    if stored and not Path(given).exists():
+        found = Artifact("expert", given.rpartition("-")[0], stored["fingerprint"])
+        return ImportedExpert(stored["arch"], stored["task"], stored["origin"], found)
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise InputError(
+            f"experts {given!r}: there is no such file. Name tower files of `neulig import --out`, or what "
+            "`neulig import --storage` printed (ARCH.TASK@ORIGIN-FINGERPRINT)"
+        )
+    metadata = _metadata(path)
+    if lacking := [name for name in ("arch", "task", "origin") if not metadata.get(name)]:
+        raise InputError(
+            f"experts {given!r}: the file does not say its {' and '.join(lacking)}: "
+            "make it with `neulig import`, which writes them"
+        )
+    arch, task, origin = metadata["arch"], metadata["task"], metadata["origin"]
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return ImportedExpert(arch, task, origin, imported_artifact(arch, task, origin, digest), path)
+
+
+def _metadata(path: Path) -> Mapping[str, Any]:
+    file = TensorFile(path)
+    file.close()
+    try:
+        found = json.loads(file.metadata.get(HEADER_KEY, "{}"))
+    except json.JSONDecodeError:
+        found = {}
+    return found if isinstance(found, dict) else {}
+
+
+def plan_imported(experiment: Experiment) -> dict[tuple[str, str], ImportedExpert]:
+    """(arch, key) -> the experts that take the place of fine-tuning.
+
+    Those of archs and tasks that the experiment leaves out are left out too. Raises InputError for an origin
+    that it does not name, for two experts of one place, and where none is used.
+    """
+    e = experiment
+    named = [origin_name(given) for given in e.origins]
+    found: dict[tuple[str, str], ImportedExpert] = {}
+    for given in e.experts:
+        expert = describe_expert(given)
+        if expert.arch not in e.archs or expert.task not in e.tasks:
+            continue
+        if expert.origin not in named:
+            raise InputError(
+                f"experts {given!r}: it starts from the origin {expert.origin!r}, and the origins are "
+                f"{', '.join(named)}: add it to --origins (NAME=PATH gives an origin that name)"
+            )
+        if (expert.arch, expert.key) in found:
+            raise InputError(f"experts name two of {expert.arch} {expert.key}: leave one out")
+        found[expert.arch, expert.key] = expert
+    if e.experts and not found:
+        raise InputError(
+            f"none of the {len(e.experts)} experts is of the archs ({', '.join(e.archs)}) and tasks "
+            f"({', '.join(e.tasks)}) of the experiment: name those that they are of"
+        )
+    return found
+
+
+def store_expert(expert: ImportedExpert, storage: Storage) -> None:
+    """Copy an imported expert into the storage, after checking it; every node reads it there.
+
+    Raises InputError for a damaged file, one of another arch, and one that the storage is said to have.
+    """
+    if storage.exists(expert.artifact):
+        return
+    if expert.path is None:
+        raise InputError(
+            f"experts {stored_name(expert.artifact)!r} is not in {storage.uri}: "
+            "`neulig import ... --storage` puts it there"
+        )
+    data = expert.path.read_bytes()
+    _, metadata = read_tower(data, ARCHS[expert.arch], label=str(expert.path))
+    about = {name: metadata.get(name) for name in ("source", "source_sha256", "source_layout")}
+    info = {"arch": expert.arch, "task": expert.task, "origin": expert.origin, **about, "curve": []}
+    storage.commit(expert.artifact, {FILE: data}, info)

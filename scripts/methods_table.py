@@ -1,0 +1,65 @@
+"""Put the table of methods, as the methods declare themselves, into the README and docs/methods.md.
+
+python scripts/methods_table.py
+"""
+
+import re
+from pathlib import Path
+
+from neulig_ray.merging import METHODS, Method
+
+ROOT = Path(__file__).parent.parent
+FILES = ("README.md", "docs/methods.md")
+BEGIN, END = "<!-- methods: scripts/methods_table.py -->", "<!-- end of methods -->"
+
+
+def counterpart(method: Method) -> str:
+    """Whether predictions can be combined as the parameters are."""
+    return "yes" if method.coefficients or method.kind == "ligand" else ""
+
+
+def short(method: Method) -> str:
+    """One line for the README."""
+    needs = ", ".join(method.needs)
+    return f"| `{method.name}` | {method.kind} | {needs} | {counterpart(method)} | {method.summary} |"
+
+
+def full(method: Method) -> str:
+    """A section: what it is, what it needs, its options."""
+    lines = [f"### `{method.name}`", "", f"{method.summary} Paper: {method.paper}."]
+    facts = [f"kind: {method.kind}"]
+    if method.needs:
+        facts.append(f"needs {', '.join(method.needs)}")
+    if method.kind not in ("reference", "ensemble"):
+        has = counterpart(method)
+        facts.append(
+            "has a prediction-level counterpart" if has else "no counterpart: Ens. and Gap stay empty"
+        )
+    lines += ["", "; ".join(facts) + "."]
+    if method.schema:
+        lines += ["", "| option | default | chosen on val from | meaning |", "| --- | --- | --- | --- |"]
+        for option in method.schema.values():
+            grid = ", ".join(map(str, option.grid))
+            choices = f" ({', '.join(map(str, option.choices))})" if option.choices else ""
+            lines.append(f"| `{option.name}` | {option.default} | {grid} | {option.about.text}{choices} |")
+    return "\n".join(lines)
+
+
+def rendered(file: str) -> str:
+    """The whole file with the tables of today's methods."""
+    methods = [m for m in METHODS.values() if METHODS.module(m.name).startswith("neulig_ray.")]
+    if file == "README.md":
+        head = [
+            "| method | kind | needs besides the experts | counterpart | |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        made = "\n".join([*head, *map(short, methods)])
+    else:
+        made = "\n\n".join(map(full, methods))
+    pattern = f"{re.escape(BEGIN)}.*{re.escape(END)}"
+    return re.sub(pattern, lambda _: f"{BEGIN}\n{made}\n{END}", (ROOT / file).read_text(), flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    for name in FILES:
+        (ROOT / name).write_text(rendered(name))
