@@ -83,6 +83,8 @@ def evaluate_merge(
             key = str(sorted(chosen[task].items()))
             if key not in made:
                 made[key] = study.serve(chosen[task], buffers)
+            if buffers == "re-estimated" and not made[key].static:
+                continue  # a module keeps the statistics that it was made with
             rows.append(study.row(made[key], chosen[task], buffers, bench, task))
     return Measured(rows, selected)
 
@@ -185,7 +187,7 @@ class _Study:
         if method.coefficients is None:
             return None
         resolved = method.resolve({**self.options, **setting})
-        found: torch.Tensor = method.call(method.coefficients, len(self.combination), options=resolved)
+        found: torch.Tensor | None = method.call(method.coefficients, len(self.combination), options=resolved)
         return found
 
     def _origin(self, bench: Bench, task: str) -> torch.Tensor:

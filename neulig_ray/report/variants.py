@@ -94,7 +94,10 @@ class Variant:
         """The line's name inside its section, with the options that are not the default."""
         name = self.granularity if self.method == "ligand" else self.method.removeprefix("ensemble-")
         options: dict[str, Any] = json.loads(self.options)
-        extra = [f"{key}={value}" for key, value in options.items()]
+        # Adapted on the very images that are reported.
+        transductive = options.pop("adapt_on", None) == "test"
+        extra = [f"{key}={_plain(value)}" for key, value in options.items()]
+        extra += ["transductive"] if transductive else []
         if self.buffers and self.buffers != "average":
             extra.append(f"BN {self.buffers}")
         return " ".join([name, *extra])
@@ -121,6 +124,10 @@ class Variant:
         granularity = granularities.index(self.granularity) if self.granularity in granularities else 9
         return (section, alignment, self.alignment, method, self.method, granularity, self.buffers,
                 self.options, self.batch_size, self.protocol, self.split)  # fmt: skip
+
+
+def _plain(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def labels(made: Sequence[Variant]) -> list[str]:

@@ -56,7 +56,12 @@ class MergeBench:
         return read_split(self.storage, self.models, split, self.models.experts, images=True)
 
     def ingredients(self, spec: MethodSpec, statistics: Sequence[Artifact]) -> Ingredients:
-        """Raises NotApplicable where the method needs a base and the experts have no common origin."""
+        """Raises NotApplicable for an arch that the method refuses, and where a base is missing.
+
+        Experts of different origins have no common one.
+        """
+        if reason := spec.method.refuses(load_bare_tower(self.models.arch)):
+            raise NotApplicable(reason)
         origins = sorted({origin_of(key) for key in self.combination})
         if spec.method.needs_base and len(origins) > 1:
             raise NotApplicable(f"it needs one base, but the experts start from {' and '.join(origins)}")

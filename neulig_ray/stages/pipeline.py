@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from neulig_ray.errors import StageError
+from neulig_ray.paths import data_root
 from neulig_ray.stages.cluster import Cluster, Need
 from neulig_ray.stages.imported import store_expert
 from neulig_ray.stages.jobs import Failures, Job, Resources, run_stage
 from neulig_ray.stages.origins import store_file
 from neulig_ray.stages.plan import Plan
+from neulig_ray.stages.prepare import fetch_files
 from neulig_ray.stages.progress import Reporter
 from neulig_ray.stages.search import run_search
 from neulig_ray.stages.storage import Storage
@@ -43,8 +45,13 @@ class Pipeline:
     def run(self, last: str) -> None:
         """Run up to and with the stage `last`; failed pieces do not stop their siblings.
 
-        Raises InputError before anything is started for a damaged file of an origin or expert, or too small a cluster.
+        Raises InputError before anything is started for a damaged file of an origin or expert, for data that
+        is not there and cannot be fetched, or for too small a cluster.
         """
+        for job in self.plan.tasks.values():
+            if job.on_driver and not self.storage.exists(job.artifact):
+                self.reporter.say(f"[bold]{'data':<12}[/] {job.artifact.label}: below {data_root()}")
+                fetch_files(job)
         for origin in self.plan.origins:
             store_file(origin, self.storage)
         for expert in self.plan.imported:
@@ -81,6 +88,9 @@ class Pipeline:
         self._small("tasks", list(self.plan.tasks.values()), self.on_cpu)
         if any(job.artifact.fingerprint in self.failures for job in self.plan.tasks.values()):
             raise StageError("; ".join(self.failures.values()))
+        for job in self.plan.tasks.values():
+            for note in self.storage.manifest(job.artifact)["info"]["notes"]:
+                self.reporter.say(f"[bold]{'tasks':<12}[/] {job.artifact.label}: {note}")
 
     def _origins(self) -> None:
         if fetched := [origin.fetch for origin in self.plan.origins if origin.fetch is not None]:
@@ -99,15 +109,16 @@ class Pipeline:
         self._small("embeddings", self.plan.embeddings, self.resources)
 
     def _ligands(self) -> None:
-        run_search(
-            self.plan.cells,
-            self.plan.models,
-            self.storage,
-            self.cluster,
-            self.on_cpu,
-            self.reporter,
-            self.failures,
-        )
+        if self.plan.cells:
+            run_search(
+                self.plan.cells,
+                self.plan.models,
+                self.storage,
+                self.cluster,
+                self.on_cpu,
+                self.reporter,
+                self.failures,
+            )
 
     def _statistics(self) -> None:
         if self.plan.statistics:
