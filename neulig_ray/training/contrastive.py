@@ -114,9 +114,12 @@ def pretrain(
                 z, t, scale = parallel(preprocess(images[index], arch, device), tokens[candidates].to(device))
         logits = scale * z.float() @ t.float().T
         loss = cross_entropy(logits, target, reduction="sum")
+        share = loss * (world_size / batch_size)  # workers' gradients are averaged
+        optimizer.zero_grad(set_to_none=True)
+        share.backward()  # type: ignore[no-untyped-call]
         take_step(
             optimizer,
-            loss * (world_size / batch_size),  # workers' gradients are averaged
+            share.item(),
             scheduled(step, recipe.steps, recipe.learning_rate, recipe.warmup),
             recipe.gradient_clip,
             f"{name}: step {step + 1}",

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from neulig_ray.models.archs import Arch, FinetuneRecipe
 from neulig_ray.models.clip import embed, preprocess
 from neulig_ray.models.heads import accuracy
 from neulig_ray.tasks import Split
+from neulig_ray.training.execution import Execution, ahead
 from neulig_ray.training.optimisation import adamw, scheduled, take_step, to_cpu
 
 Checkpoint = dict[str, Any]
@@ -67,13 +69,14 @@ def finetune(
             "use fewer workers or a larger batch_size"
         )
     torch.set_flush_denormal(True)
-    tower.to(device)
+    execution = Execution(recipe, device, world_size)
+    execution.prepare(tower)
     head = head.to(device)
     done = 0
     if checkpoint is not None:
         tower.load_state_dict(checkpoint["tower"])
         done = int(checkpoint["epoch"])
-    parallel = wrap(tower)
+    parallel = wrap(execution.compiled(tower))
     optimizer = adamw(tower, recipe.learning_rate, recipe.weight_decay)
     if checkpoint is not None:
         optimizer.load_state_dict(checkpoint["optimizer"])
@@ -86,27 +89,25 @@ def finetune(
         generator = np.random.default_rng((seed, epoch))
         order = generator.permutation(len(train))
         shifts = generator.integers(-recipe.shift, recipe.shift + 1, size=(len(train), 2))
-        parallel.train()
+        shares = [
+            order[at : at + batch_size][rank::world_size]
+            for at in range(0, per_epoch * batch_size, batch_size)
+        ]
+        execution.train(parallel)
         total, seen = 0.0, 0
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(generator.integers(2**63)))  # for archs that drop units or patches
-            for step in range(per_epoch):
-                index = order[step * batch_size : (step + 1) * batch_size][rank::world_size]
-                images = shifted(train.images[index], shifts[index])
-                labels = torch.from_numpy(train.labels[index]).to(device)
+            # The next batch is read and copied while this one is computed.
+            for step, batch in enumerate(ahead(partial(_read, train, shifts), shares)):
                 rate = scheduled(epoch * per_epoch + step, steps, recipe.learning_rate, recipe.warmup)
-                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                    z = parallel(preprocess(images, arch, device))
-                losses = cross_entropy(normalize(z.float(), dim=-1) @ head.T, labels, reduction="sum")
-                take_step(
-                    optimizer,
-                    losses * (world_size / batch_size),  # workers' gradients are averaged
-                    rate,
-                    recipe.gradient_clip,
-                    f"{name}: epoch {epoch + 1}, step {step + 1}",
-                )
-                total += losses.item()
-                seen += len(index)
+                summed = partial(_summed_loss, execution, parallel, head, arch, batch)
+                # Workers' gradients are averaged: the sum over all images, divided by the global batch.
+                scale = world_size / batch_size
+                loss = execution.backward(parallel, optimizer, summed, len(batch.labels), scale)
+                where = f"{name}: epoch {epoch + 1}, step {step + 1}"
+                take_step(optimizer, loss, rate, recipe.gradient_clip, where)
+                total += loss / scale
+                seen += len(batch.labels)
         seconds = time.perf_counter() - start
         embeddings = torch.from_numpy(embed(tower, val.images, arch, device=device))
         if not embeddings.isfinite().all():
@@ -131,11 +132,33 @@ def finetune(
         )
 
 
-def shifted(images: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+class _Batch(NamedTuple):
+    images: Tensor  # uint8 (B, H, W, 3)
+    labels: Tensor  # int64 (B,)
+    shifts: Tensor  # int64 (B, 2)
+
+
+def _read(train: Split, shifts: np.ndarray, rows: np.ndarray) -> _Batch:
+    images = np.ascontiguousarray(train.images[rows])
+    return _Batch(*map(torch.from_numpy, (images, train.labels[rows], shifts[rows])))
+
+
+def _summed_loss(
+    execution: Execution, module: nn.Module, head: Tensor, arch: Arch, batch: _Batch, rows: slice
+) -> Tensor:
+    """The cross-entropy of some rows of a batch, summed; images become pixels on the device."""
+    device = execution.device
+    images = shifted(batch.images[rows].to(device), batch.shifts[rows])
+    z = execution.forward(module, preprocess(images, arch, device))
+    logits = normalize(z.float(), dim=-1) @ head.T
+    return cross_entropy(logits, batch.labels[rows].to(device), reduction="sum")
+
+
+def shifted(images: Tensor, shifts: Tensor) -> Tensor:
     """Images (B, H, W, 3) moved by (dy, dx) pixels each, int (B, 2); the border pixels are repeated."""
     height, width = images.shape[1:3]
-    rows = np.clip(np.arange(height) - shifts[:, :1], 0, height - 1)
-    columns = np.clip(np.arange(width) - shifts[:, 1:], 0, width - 1)
-    batch = np.arange(len(images))[:, None, None]
-    moved: np.ndarray = images[batch, rows[:, :, None], columns[:, None, :]]
-    return moved
+    moves = shifts.to(images.device)
+    rows = (torch.arange(height, device=images.device) - moves[:, :1]).clamp(0, height - 1)
+    columns = (torch.arange(width, device=images.device) - moves[:, 1:]).clamp(0, width - 1)
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
+    return images[batch, rows[:, :, None], columns[:, None, :]]

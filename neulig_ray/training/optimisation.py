@@ -33,20 +33,18 @@ def scheduled(step: int, steps: int, peak: float, warmup: float) -> float:
 
 
 def take_step(
-    optimizer: torch.optim.Optimizer, loss: Tensor, learning_rate: float, gradient_clip: float, where: str
+    optimizer: torch.optim.Optimizer, loss: float, learning_rate: float, gradient_clip: float, where: str
 ) -> None:
-    """One optimiser step; raises TrainingDiverged, naming `where`, when loss or gradient is not finite.
+    """One optimiser step on the gradients that are there.
 
-    The gradient's norm is checked too: with several workers it is common to all, so that all of them stop
-    at the same step.
+    Raises TrainingDiverged, naming `where`, when loss or gradient is not finite. The gradient's norm is
+    checked too: with several workers it is common to all, so that all of them stop at the same step.
     """
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
     parameters: Iterable[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, gradient_clip)
-    if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+    if not (math.isfinite(loss) and math.isfinite(norm.item())):
         raise TrainingDiverged(
-            f"{where}: loss {loss.item()}, gradient norm {norm.item()}; "
+            f"{where}: loss {loss}, gradient norm {norm.item()}; "
             f"lower the learning rate ({learning_rate:.2g} at this step)"
         )
     for group in optimizer.param_groups:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from neulig_ray.registry import Registry
 
@@ -19,6 +19,12 @@ class FinetuneRecipe:
     warmup: float = 0.05  # below 1: a fraction of all steps; from 1 on: steps
     gradient_clip: float = 1.0
     shift: int = 2  # augmentation: random translation by up to this many pixels
+    micro_batch: int = 0  # images of one forward pass of a worker, gradients added up; 0: its whole share
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on GPUs
+    batchnorm: Literal["train", "frozen", "synchronised"] = "train"  # whose statistics; the last: on GPUs
+    channels_last: bool = False
+    gradient_checkpointing: bool = False  # activations of transformer blocks computed again going back
+    compile: bool = False  # torch.compile
 
 
 @dataclass(frozen=True, kw_only=True)
