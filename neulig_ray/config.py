@@ -56,8 +56,18 @@ class Finetune:
     """Images of one optimiser step over all workers."""
     learning_rate: float | None = None
     weight_decay: float | None = None
+    micro_batch: int | None = None
+    """Images of one forward pass of a worker: larger shares are split and their gradients added up."""
+    precision: Literal["auto", "float32", "bfloat16"] | None = None
+    """`auto`: bfloat16 autocast on GPUs, float32 elsewhere."""
+    batchnorm: Literal["train", "frozen", "synchronised"] | None = None
+    """Statistics of each worker's share, the origin's, or of all workers (GPUs only)."""
+    channels_last: bool | None = None
+    gradient_checkpointing: bool | None = None
+    compile: bool | None = None
+    """torch.compile: pays on GPUs and long trainings."""
     workers: int = 1
-    """Ray Train workers for one expert (data parallel)."""
+    """Ray Train workers for one expert (data parallel): the batch size is that of all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +116,18 @@ class Cluster:
     cpus_per_worker: int = 1
     """CPUs, and torch threads, of each worker: fixed, so that the same command gives the same numbers."""
     gpus_per_worker: float = 0.0
+    cpus_per_trial: float | None = None
+    """CPUs of one ligand trial, 0.5 to let two share one; None: cpus_per_worker."""
     max_groups: int | None = None
     """Most groups of training workers at once; None: as many as fit."""
     max_failures: int = 3
     """Retries after a lost worker or node, for each job."""
     autoscaling: bool = False
     """The cluster grows on demand: do not refuse what it does not have yet."""
+
+    @property
+    def trial_cpus(self) -> float:
+        return self.cpus_per_worker if self.cpus_per_trial is None else self.cpus_per_trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +137,11 @@ class Experiment:
     name: str
     archs: tuple[str, ...] = ("tiny-vit", "tiny-rn")
     origins: tuple[str, ...] = ("seed-0",)
-    """Foundation weights: seed-K of our own pre-training, or files of `neulig pretrain`."""
+    """Foundation weights: seed-K of our own pre-training, open_clip tags, paths, hf-hub:OWNER/NAME."""
     tasks: tuple[str, ...] = ("digits", "letters", "signs", "shapes", "textures")
+    """Names, [NAME=]folder:PATH, or [NAME=]hub:DATASET?image=COLUMN&label=COLUMN (docs/tasks.md)."""
+    experts: tuple[str, ...] = ()
+    """Imported experts in place of fine-tuning: files of `neulig import`, or their names in the storage."""
     n: tuple[int, ...] = (2,)
     """Numbers of collaborators."""
     combinations: int | None = None
@@ -134,7 +153,9 @@ class Experiment:
     alignment: tuple[Literal["sup", "semi"], ...] = ("sup", "semi")
     """The ligand's prediction term: cross-entropy, or entropy without labels."""
     protocol: Literal["standard", "paper"] = "standard"
-    """Which splits and transforms; `paper`, the reference's, awaits the paper's tasks."""
+    """Which splits: `standard`, or `paper`, the reference's, whose test images lie in the training split."""
+    views: int = 1
+    """Protocol paper: how often each test image is shown through the training transform; 0: never."""
     seed: int = 0
     """Of experts, ligands, search and orders."""
     task_seed: int = 0
@@ -168,10 +189,8 @@ def check_values(experiment: Experiment) -> None:
                 f"n {n} is larger than the number of tasks ({len(e.tasks)}: {', '.join(e.tasks)}); "
                 f"add tasks or use n of at most {len(e.tasks)}"
             )
-    if e.protocol != "standard":
-        raise InputError(
-            f"protocol {e.protocol!r} needs the paper's data sets, and no task has them: use standard"
-        )
+    if e.protocol == "standard" and e.views != 1:
+        raise InputError(f"views {e.views} is of protocol paper alone: leave it out, or use --protocol paper")
     if extra := [n for n in e.mixed_origins if n not in e.n]:
         raise InputError(
             f"mixed_origins {extra[0]} is not among n ({', '.join(map(str, e.n))}): add it there"
@@ -190,6 +209,7 @@ def check_values(experiment: Experiment) -> None:
         "finetune.epochs": e.finetune.epochs,
         "finetune.batch_size": e.finetune.batch_size,
         "finetune.learning_rate": e.finetune.learning_rate,
+        "finetune.micro_batch": e.finetune.micro_batch,
         "finetune.workers": e.finetune.workers,
         "ligand.epochs": e.ligand.epochs,
         "ligand.batch_size": e.ligand.batch_size,
@@ -200,6 +220,7 @@ def check_values(experiment: Experiment) -> None:
         "evaluation.order_seeds": e.evaluation.order_seeds,
         "evaluation.batchnorm_images": e.evaluation.batchnorm_images,
         "cluster.cpus_per_worker": e.cluster.cpus_per_worker,
+        "cluster.cpus_per_trial": e.cluster.cpus_per_trial,
         "cluster.max_groups": e.cluster.max_groups,
     }
     for label, value in positive.items():
@@ -209,6 +230,7 @@ def check_values(experiment: Experiment) -> None:
         "cluster.gpus_per_worker": e.cluster.gpus_per_worker,
         "seed": e.seed,
         "task_seed": e.task_seed,
+        "views": e.views,
         "cluster.max_failures": e.cluster.max_failures,
     }.items():
         if not value >= 0:

@@ -65,9 +65,10 @@ def parse_header(start: bytes, size: int, where: str) -> Header:
 
     Raises InputError, naming `where`, for a pickle, a file of another kind, and a truncated or damaged one.
     """
-    if start[:2] == b"PK":
+    safe = start[8:9] == b"{"  # a header's length, the first bytes, may look like anything
+    if start[:2] == b"PK" and not safe:
         raise InputError(f"{where} is a zip file, as torch.save writes, not safetensors. {_CONVERT}")
-    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and not safe:
         raise InputError(f"{where} is a pickle, not safetensors. {_CONVERT}")
     length = int.from_bytes(start[:8], "little")
     if size < 8 or start[8:9] != b"{":
@@ -93,8 +94,8 @@ def _spec(entry: Mapping[str, Any], data: int) -> Spec:
         raise ValueError(f"dtype {entry['dtype']}")
     begin, end = map(int, entry["data_offsets"])
     spec = Spec(tuple(map(int, entry["shape"])), DTYPES[entry["dtype"]], data + begin)
-    if spec.nbytes != end - begin:
-        raise ValueError(f"{end - begin} bytes for shape {spec.shape}")
+    if begin < 0 or min(spec.shape, default=0) < 0 or spec.nbytes != end - begin:
+        raise ValueError(f"bytes {begin} to {end} for {entry['dtype']} of shape {spec.shape}")
     return spec
 
 
@@ -170,11 +171,19 @@ class TensorWriter:
             raise StageError(f"cannot write {self.path} ({size} bytes): {error.strerror or error}") from error
 
     def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> None:
-        """Put numbers of a tensor's flat view in their place, from `start` on, in the file's dtype."""
+        """Put numbers of a tensor's flat view in their place, from `start` on, in the file's dtype.
+
+        Raises StageError for a full disk, and for numbers that half precision would turn into infinity.
+        """
         spec = self.specs[name]
         flat = tensor.detach().reshape(-1).to(spec.dtype).contiguous()
         if not flat.numel():
             return
+        if spec.dtype == torch.float16 != tensor.dtype and not flat.isfinite().all():
+            raise StageError(
+                f"cannot write {self.path}: {name!r} has numbers beyond float16's largest (65504): "
+                "write float32 or bfloat16"
+            )
         view = flat.view(torch.uint8).numpy().data
         offset = self._offsets[name] + start * spec.dtype.itemsize
         try:

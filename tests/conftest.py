@@ -10,7 +10,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import disturbed
 import pytest
 
 # Ray and MLflow read these when they are imported, and children inherit them.
@@ -36,18 +38,25 @@ _MARK = "NEULIG_TEST_PROCESS"
 
 
 class Command:
-    """`neulig ARGUMENTS` in a process group of its own, with all that it starts."""
+    """`neulig ARGUMENTS` (or `python PROGRAM ARGUMENTS`) in a process group of its own, with all it starts."""
 
-    def __init__(self, arguments: tuple[str, ...], cwd: Path, log: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        arguments: tuple[str, ...],
+        cwd: Path,
+        log: Path,
+        environment: dict[str, str],
+        program: tuple[str, ...] = ("-m", "neulig_ray"),
+    ) -> None:
         self.mark = uuid.uuid4().hex
         self.log = log
         self._seen: set[tuple[int, str]] = set()
         self.started = time.monotonic()
         with log.open("wb") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "neulig_ray", *arguments],
+                [sys.executable, *program, *arguments],
                 cwd=cwd,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -65,6 +74,12 @@ class Command:
         except subprocess.TimeoutExpired:
             self.end()
             pytest.fail(f"no end after {timeout} s; its output:\n{self.output[-4000:]}")
+
+    def tell(self, line: str) -> None:
+        """Write a line to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n".encode())
+        self.process.stdin.flush()
 
     def wait_until(self, happened: Callable[[], bool], what: str, timeout: float = 300) -> None:
         """Wait for what the running command does; fails the test when it ends before, or takes too long."""
@@ -153,20 +168,39 @@ def copied_storage(smallest_storage: Path, tmp_path: Path) -> Path:
     return tmp_path / "storage"
 
 
+@contextlib.contextmanager
+def _commands(folder: Path) -> Iterator[Callable[..., Command]]:
+    started: list[Command] = []
+
+    def start(*arguments: object, cwd: Path = REPOSITORY, program: Any = (), **environment: str) -> Command:
+        log = folder / f"{len(started)}.log"
+        given = tuple(map(str, arguments))
+        more = {"program": tuple(map(str, program))} if program else {}
+        started.append(Command(given, cwd, log, environment, **more))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for command in started:
+            command.end()
+
+
 @pytest.fixture(scope="module")
 def start_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Command]]:
     """Start `neulig ARGUMENTS` in a process of its own; what is left of it ends with the module."""
-    started: list[Command] = []
-    folder = tmp_path_factory.mktemp("commands")
+    with _commands(tmp_path_factory.mktemp("commands")) as start:
+        yield start
 
-    def start(*arguments: object, cwd: Path = REPOSITORY, **environment: str) -> Command:
-        log = folder / f"{len(started)}.log"
-        started.append(Command(tuple(map(str, arguments)), cwd, log, environment))
-        return started[-1]
 
-    yield start
-    for command in started:
-        command.end()
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of a run that nothing disturbed, for the tests that kill."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with _commands(folder) as start:
+        command = start("run", disturbed.SMALLEST, "--storage", folder / "storage", *disturbed.FLAGS)
+        assert command.wait(880) == 0, command.output
+    return folder / "storage"
 
 
 @pytest.fixture

@@ -79,7 +79,11 @@ def processor_seconds(command: list[str]) -> tuple[float, subprocess.CompletedPr
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done
 
 
-HELP = [[], *([c] for c in ("run", "finetune", "search", "report", "ls", "storage", "doctor"))]
+HELP = [
+    [],
+    *([c] for c in ("run", "finetune", "search", "merge", "report", "ls")),
+    *([c] for c in ("import", "export", "storage", "doctor")),
+]
 
 
 @pytest.mark.parametrize("command", HELP, ids=lambda command: " ".join(command) or "neulig")

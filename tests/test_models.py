@@ -262,6 +262,18 @@ def test_an_unusable_file_is_refused_by_name_and_reason(case, tmp_path):
         read_tower(path, ARCHS["tiny-vit"])
 
 
+@pytest.mark.parametrize("start", [b"PK", b"\x80\x02"])
+def test_a_header_whose_length_looks_like_a_zip_or_a_pickle_is_still_a_header(start):
+    """The first bytes of safetensors are the header's length: one file in 256 begins as pickles do."""
+    arch = ARCHS["tiny-vit"]
+    state = build_tower(arch).state_dict()
+    wanted = int.from_bytes(start, "little") + (0 if start == b"PK" else 1 << 16)
+    length = int.from_bytes(tower_bytes(state, describe(arch, "tower", filled=""))[:8], "little")
+    data = tower_bytes(state, describe(arch, "tower", filled="x" * (wanted - length)))
+    assert data[:2] == start
+    assert read_tower(data, arch)[0].keys() == state.keys()
+
+
 def test_a_file_that_torch_save_wrote_is_refused_unread(tmp_path):
     path = tmp_path / "finetuned.pt"
     torch.save(build_tower(ARCHS["tiny-vit"]).state_dict(), path)

@@ -9,8 +9,6 @@ first checkpoint stands in the storage.
 """
 
 import contextlib
-import hashlib
-import json
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +19,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import REPOSITORY, Command
+from conftest import Command
+from disturbed import FLAGS, SMALLEST, checkpoints, hashes, results
 
 from neulig_ray.cli.experiments import load
 from neulig_ray.cli.options import parse
@@ -30,14 +29,6 @@ from neulig_ray.stages.plan import Plan, make_plan
 from neulig_ray.stages.storage import Storage
 
 pytestmark = pytest.mark.slow
-
-FLAGS = (
-    *("--pretrain.no-shipped", "--pretrain.steps", "300", "--pretrain.images", "2000"),
-    *("--pretrain.tasks", "digits", "textures"),
-    *("--finetune.epochs", "4"),
-)
-TIMING = ["seconds", "peak_memory_bytes"]
-SMALLEST = str(REPOSITORY / "experiments/smallest.py")
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +40,6 @@ def plan() -> Plan:
 @pytest.fixture(scope="module")
 def run(start_command: Callable[..., Command]) -> Callable[[Path], Command]:
     return lambda storage: start_command("run", SMALLEST, "--storage", storage, *FLAGS)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(run: Callable[[Path], Command], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The storage of the reference run."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    command = run(folder)
-    assert command.wait(880) == 0, command.output
-    return folder
 
 
 @dataclass
@@ -72,16 +54,6 @@ class Disturbed:
 @pytest.fixture(scope="module")
 def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
     return Disturbed(tmp_path_factory.mktemp("disturbed"))
-
-
-def checkpoints(folder: Path, stage: str) -> list[Path]:
-    """Checkpoints that a later run would find: those that Ray Train has noted down."""
-    found = []
-    for noted in (folder / "ray/train").glob(f"{stage}-*/group-*/checkpoint_manager_snapshot.json"):
-        with contextlib.suppress(json.JSONDecodeError, OSError):
-            if json.loads(noted.read_text())["checkpoint_results"]:
-                found += noted.parent.glob("checkpoint_*/checkpoint.pt")
-    return found
 
 
 def recorded_runs(folder: Path) -> int:
@@ -165,10 +137,6 @@ def completed(disturbed: Disturbed, run: Callable[[Path], Command]) -> Disturbed
     return disturbed
 
 
-def results(folder: Path) -> pd.DataFrame:
-    return pd.read_parquet(folder / "smallest/results.parquet").drop(columns=TIMING)
-
-
 def test_the_results_are_those_of_an_undisturbed_run(completed: Disturbed, undisturbed: Path) -> None:
     expected = results(undisturbed)
     assert len(expected) > 60
@@ -177,15 +145,6 @@ def test_the_results_are_those_of_an_undisturbed_run(completed: Disturbed, undis
 
 
 def test_the_artifacts_are_the_same_bytes(completed: Disturbed, undisturbed: Path, plan: Plan) -> None:
-    """All but the files that hold how long something took."""
-
-    def hashes(folder: Path) -> dict[str, str]:
-        return {
-            str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in sorted((folder / "artifacts").rglob("*"))
-            if file.suffix in (".npy", ".safetensors")
-        }
-
     expected = hashes(undisturbed)
     assert len(expected) > sum(len(plan.artifacts()[s]) for s in ("experts", "embeddings", "search"))
     assert hashes(completed.folder) == expected

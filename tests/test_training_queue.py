@@ -1,50 +1,102 @@
-"""Which worker group trains what: everything once, what was interrupted by the group that began it."""
+"""Which worker group trains what: everything once, again after a loss, not for ever."""
 
 import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from neulig_ray.stages.training import _Queue
+from neulig_ray.stages.train_queue import Event, TrainQueue
 
 JOBS = ["a", "b", "c"]
 
 
-def drain(queue: _Queue, order: list[int]) -> dict[int, list[str]]:
-    """Groups ask in turn, finishing each training before they ask again, until nobody gets any."""
-    had: dict[int, list[str]] = {group: [] for group in order}
+def told(queue: TrainQueue) -> list[tuple[str, str]]:
+    return [(event.kind, event.training) for event in queue.events()[0]]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_everything_is_trained_once_in_its_order(order: tuple[int, ...]) -> None:
+    queue, had = TrainQueue(JOBS, 3), []
     waiting = list(order)
     while waiting:
         for group in list(waiting):
             if (name := queue.take(group)) is None:
                 waiting.remove(group)
             else:
-                had[group].append(name)
-                queue.post(group, "done", name, "")
-    return had
-
-
-@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-@pytest.mark.parametrize(
-    "interrupted", [{}, {0: "b"}, {1: "a"}, {0: "c", 2: "a"}, {0: "b", 1: "b"}, {2: "gone"}]
-)
-def test_everything_is_trained_once_and_goes_on_where_it_was(
-    order: tuple[int, ...], interrupted: dict[int, str]
-) -> None:
-    had = drain(_Queue(JOBS, interrupted), list(order))
-    assert sorted(itertools.chain(*had.values())) == JOBS
-    for name in set(interrupted.values()) & set(JOBS):
-        owners = [group for group, its in interrupted.items() if its == name]
-        assert any(had[group][:1] == [name] for group in owners)
+                had.append(name)
+                queue.end(group, "done", name, "")
+    assert had == JOBS
+    assert queue.events() == ([Event("done", name, "") for name in JOBS], 0)
 
 
 def test_a_restarted_group_gets_back_what_it_had() -> None:
-    queue = _Queue(JOBS, {})
+    queue = TrainQueue(JOBS, 3)
     assert [queue.take(0), queue.take(1), queue.take(0)] == ["a", "b", "a"]
-    queue.post(0, "running", "a", "epoch 1")
+    queue.progress(0, "a", 1, "epoch 1")
+    queue.lost(0, "its node died")
+    assert queue.goes_on(0)
     assert queue.take(0) == "a"
-    queue.post(0, "failed", "a", "reason")
+    queue.end(0, "failed", "a", "reason")
     assert queue.take(0) == "c"
-    assert queue.drop(1) == "b"
+    events, waiting = queue.events()
+    assert events == [
+        Event("running", "a", "epoch 1"),
+        Event("lost", "a", "its node died"),
+        Event("failed", "a", "reason"),
+    ]
+    assert waiting == 0
+    assert queue.events() == ([], 0)
+
+
+def test_what_kills_its_workers_again_and_again_fails_alone() -> None:
+    queue = TrainQueue(JOBS, 2)
+    for _ in range(3):
+        assert queue.take(0) == "a"
+        queue.lost(0, "WorkerDied: out of memory")
+    assert queue.goes_on(0), "there is more to do"
+    assert queue.take(0) == "b"
+    events, waiting = queue.events()
+    assert [event.kind for event in events] == ["lost", "lost", "failed"]
+    assert events[-1].text == "WorkerDied: out of memory (tried 3 times)"
+    assert waiting == 1
+
+
+def test_a_loss_counts_from_the_last_progress() -> None:
+    """Twenty nodes lost in twenty epochs are twenty times one epoch; the same epoch again is no progress."""
+    queue = TrainQueue(["a"], 1)
+    for epoch in range(1, 21):
+        assert queue.take(0) == "a"
+        queue.progress(0, "a", epoch, "")
+        queue.lost(0, "spot node taken back")
+    queue.take(0)
+    queue.progress(0, "a", 20, "")
+    queue.lost(0, "again")
+    assert told(queue)[-1] == ("failed", "a")
+
+
+def test_a_group_that_never_starts_is_given_up() -> None:
+    queue = TrainQueue(JOBS, 2)
+    for _ in range(2):
+        queue.lost(0, "no import")
+        assert queue.goes_on(0)
+    queue.lost(0, "no import")
+    assert not queue.goes_on(0)
+    queue.fail("no import")
+    assert told(queue) == [("failed", name) for name in JOBS]
     assert queue.take(1) is None
-    assert queue.events() == [("running", "a", "epoch 1"), ("failed", "a", "reason")]
-    assert queue.events() == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["end", "lost"])), max_size=60), st.integers(0, 3)
+)
+def test_every_training_ends_once(steps: list[tuple[int, str]], most: int) -> None:
+    queue = TrainQueue(JOBS, most)
+    for group, step in (*steps, *[(group, "end") for group in (0, 1, 2) for _ in JOBS]):
+        name = queue.take(group)
+        if step == "lost":
+            queue.lost(group, "why")
+        elif name is not None:
+            queue.end(group, "done", name, "")
+    ended = [name for kind, name in told(queue) if kind in ("done", "failed")]
+    assert sorted(ended) == JOBS

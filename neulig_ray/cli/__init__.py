@@ -19,8 +19,11 @@ COMMANDS = {
     "embed": ("pipeline", "the pipeline up to the embeddings"),
     "search": ("pipeline", "the pipeline up to the ligands"),
     "evaluate": ("pipeline", "the pipeline up to the results"),
+    "merge": ("merge", "one method over any state dicts, stand-alone: safetensors in, safetensors out"),
     "report": ("report", "one self-contained HTML page for one or several experiments"),
     "ls": ("ls", "tasks, archs, methods or experiments: what there is, with what each needs"),
+    "import": ("import_", "an expert of another project: Hugging Face, open_clip, TALL masks, task_vectors"),
+    "export": ("export", "a merged model or an expert for open_clip, Hugging Face, or as safetensors"),
     "storage": ("storage", "what is stored; are the hashes right; remove what nothing refers to"),
     "doctor": ("doctor", "python, torch, GPUs, Ray, storage, MLflow: what works, what to do"),
 }

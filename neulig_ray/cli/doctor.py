@@ -1,4 +1,4 @@
-"""`neulig doctor`: what works here, and what to do where it does not."""
+"""`neulig doctor`: what works here, on every node with --cluster, and what to do where it does not."""
 
 import argparse
 import importlib.metadata
@@ -17,14 +17,44 @@ Finding = tuple[bool, str]
 
 def main(command: str, arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"neulig {command}", description=__doc__)
-    parser.add_argument("--storage", default="./neulig-storage", metavar="URI")
+    parser.add_argument(
+        "--storage", default="./neulig-storage", metavar="URI", help="./neulig-storage unless told otherwise"
+    )
     parser.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow server; default: sqlite in a local storage"
     )
     parser.add_argument(
         "--address", metavar="HOST:PORT", help="Ray head; default: a cluster of this machine alone"
     )
+    parser.add_argument(
+        "--cluster", nargs="?", const="", metavar="FILE",
+        help="wait for the nodes of a cluster and examine each. FILE: the one that `ray up` was given, which "
+        "names the nodes to expect; known without it on the head that `ray up` launched",
+    )  # fmt: skip
+    parser.add_argument(
+        "--nodes", type=int, metavar="N", help="with --cluster: expect N nodes, the head included"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=300,
+        metavar="S",
+        help="with --cluster: wait S seconds for them (300)",
+    )
     given = parser.parse_args(arguments)
+    if given.cluster is not None:
+        from neulig_ray.cli.cluster_doctor import check_cluster
+        from neulig_ray.cli.nodes import expected
+
+        return check_cluster(
+            expected(given.cluster, given.nodes),
+            address=given.address,
+            storage_uri=given.storage,
+            tracking_uri=given.tracking_uri,
+            timeout=given.timeout,
+        )
+    if given.nodes is not None:
+        parser.error("--nodes goes with --cluster")
     checks: dict[str, Callable[[], Finding]] = {
         "python": _python,
         "packages": _packages,

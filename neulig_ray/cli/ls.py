@@ -25,6 +25,11 @@ def main(command: str, arguments: Sequence[str]) -> int:
         json.dump(rows, sys.stdout, indent=1)
         print()
         return 0
+    if given.what == "methods":
+        from neulig_ray.cli.ls_methods import show
+
+        show(rows)
+        return 0
     from rich.console import Console
     from rich.table import Table
 
@@ -46,7 +51,10 @@ def _tasks() -> list[dict[str, Any]]:
             "task": task.name,
             "classes": len(task.class_names),
             "prompts": len(task.templates),
-            "pre-training stream": "yes" if task.pretraining else "no",
+            "train": task.files.num_images.get("train") if task.files else "drawn",
+            "test": task.files.num_images.get("test") if task.files else "drawn",
+            "paper": "yes" if "paper" in task.protocols else "",
+            "stream": "yes" if task.pretraining else "",
             "source": task.source,
         }
         for task in TASKS.values()
@@ -71,20 +79,9 @@ def _archs() -> list[dict[str, Any]]:
 
 
 def _methods() -> list[dict[str, Any]]:
-    from neulig_ray.merging import METHODS
+    from neulig_ray.cli.ls_methods import rows
 
-    return [
-        {
-            "method": method.name,
-            "kind": method.kind,
-            "needs": "base" if method.needs_base else "",
-            "options": ", ".join(f"{name}={value}" for name, value in method.options.items()),
-            "counterpart": "yes" if method.coefficients or method.kind == "ligand" else "",
-            "paper": method.paper,
-            "summary": method.summary,
-        }
-        for method in METHODS.values()
-    ]
+    return rows()
 
 
 def _experiments() -> list[dict[str, Any]]:

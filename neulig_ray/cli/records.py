@@ -23,6 +23,18 @@ def expert_curves(
     places = zip(rows["arch"], rows["origin"], rows["task"], strict=True)
     accuracy = dict(zip(places, rows["merging_accuracy"].tolist(), strict=True))
     found = []
+    for expert in plan.imported:
+        found.append(
+            records.ExpertCurve(
+                arch=expert.arch,
+                origin=expert.origin,
+                task=expert.task,
+                seed=plan.experiment.seed,
+                fingerprint=expert.artifact.fingerprint,
+                epochs=[],
+                test_accuracy=accuracy.get((expert.arch, expert.origin, expert.task)),
+            )
+        )
     for job in plan.experts:
         reason = failures.get(job.artifact.fingerprint)
         curve = storage.manifest(job.artifact)["info"]["curve"] if storage.exists(job.artifact) else []

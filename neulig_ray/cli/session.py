@@ -1,27 +1,35 @@
 """One command's run over one storage: checks first, then stages, then what people look at."""
 
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
 from neulig_ray.cli.options import Options
+from neulig_ray.cli.plan_table import plan_table
 from neulig_ray.cli.records import cells, expert_curves, trials
 from neulig_ray.config import Experiment
+from neulig_ray.errors import InputError, StageError
 from neulig_ray.plugins import load_plugins, read_plugins
 from neulig_ray.report.html import render
+from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.cluster import Cluster
 from neulig_ray.stages.pipeline import LAST_STAGE, Pipeline
 from neulig_ray.stages.plan import make_plan
 from neulig_ray.stages.progress import Reporter
 from neulig_ray.stages.results import write_results
+from neulig_ray.stages.running import announced
 from neulig_ray.stages.storage import Storage
-from neulig_ray.tracking.mlflow import Tracker
+from neulig_ray.tracking.mlflow import Recorded, Tracker
 from neulig_ray.tracking.store import local_uri
 
-REPORT = "report.html"
+REPORT: Final = "report.html"
+_MLFLOW_AGAIN: Final = (5.0, 15.0, 30.0)  # seconds before each further attempt to record
 
 
 class Session:
@@ -37,6 +45,8 @@ class Session:
         self.reporter = Reporter(Console(stderr=True), quiet=options.quiet)
         self.cluster = Cluster(options.address, plugins, autoscaling=experiment.cluster.autoscaling)
         self.pipeline = Pipeline(self.plan, self.storage, self.cluster, self.reporter)
+        self._open = ExitStack()
+        self._unrecorded = False
 
     def __enter__(self) -> "Session":
         return self
@@ -45,17 +55,12 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.cluster.stop()
+        self._open.__exit__(kind, error, traceback)
 
     def print_plan(self) -> None:
-        """What a run would do: stages, jobs, what the storage has of them."""
-        table = Table(box=None, pad_edge=False, header_style="bold", title=self.plan.experiment.name)
-        for column in ("stage", "artifacts", "in the storage", "to do"):
-            table.add_column(column, justify="left" if column == "stage" else "right")
-        for stage, found in self.plan.artifacts().items():
-            have = sum(self.storage.exists(artifact) for artifact in found)
-            table.add_row(stage, str(len(found)), str(have), str(len(found) - have))
+        """What a run would do: stages, jobs, what the storage has of them, what each takes of the cluster."""
         console = Console()
-        console.print(table)
+        console.print(plan_table(self.pipeline)[0])
         for group in self.plan.groups:
             console.print(f"{group.arch} {group.origin} n={group.n}: {len(group.combinations)} combinations")
         console.print(f"storage {self.storage.uri}, MLflow {self._tracking()[0]}", soft_wrap=True)
@@ -63,9 +68,15 @@ class Session:
     def run(self, command: str) -> None:
         """Run the pipeline up to what `command` ends with."""
         self.storage.check_writable()
+        last = LAST_STAGE[command]
+        table, missing = plan_table(self.pipeline, last)
         if command == "run":
             self._tracker().check()
-        self.pipeline.run(LAST_STAGE[command])
+        if missing:
+            self._open.enter_context(announced(self.plan, self.storage))
+            if not self.options.quiet:
+                self.reporter.console.print(table)
+        self.pipeline.run(last)
         if command == "pretrain":
             for origin in self.plan.origins:
                 self.reporter.say(f"{origin.label}: {self.storage.full(origin.artifact.path)}")
@@ -76,17 +87,36 @@ class Session:
         return self._table
 
     def record(self) -> None:
-        """Bring MLflow up to what the storage holds."""
-        recorded = self._tracker().record(
-            self._table,
-            trials=trials(self.plan, self.storage),
-            experts=expert_curves(self.plan, self.storage, self.pipeline.failures, self._table),
-            cells=cells(self.plan, self.storage),
-        )
-        uri = self._tracking()[0]
-        self.reporter.say(
-            f"[bold]MLflow[/]       {recorded.runs} runs, {recorded.written} of them written to {uri}"
-        )
+        """Bring MLflow up to what the storage holds.
+
+        A store that is away is tried again for a minute. The results do not depend on it: what it lacks then
+        is told, and recorded by the same command later.
+        """
+        experts = expert_curves(self.plan, self.storage, self.pipeline.failures, self._table)
+        found = trials(self.plan, self.storage), experts, cells(self.plan, self.storage)
+        uri, name = self._tracking()[0], self.plan.experiment.name
+        # Two drivers that record at once would both make the runs that they do not find.
+        with self.storage.claim(Artifact.of("records", name, 1, {"experiment": name}), wait=True):
+            recorded = self._patiently(lambda: self._tracker().record(self._table, *found))
+        if recorded is not None:
+            self.reporter.say(
+                f"[bold]MLflow[/]       {recorded.runs} runs, {recorded.written} of them written to {uri}"
+            )
+
+    def _patiently(self, record: Callable[[], Recorded]) -> Recorded | None:
+        for wait in (*_MLFLOW_AGAIN, None):
+            try:
+                return record()
+            except (InputError, StageError) as error:
+                if error.__cause__ is None:  # not the store's doing
+                    raise
+                if wait is None:
+                    self._unrecorded = True
+                    self.reporter.console.print(f"[red]MLflow[/]       {error}", highlight=False)
+                    return None
+                self.reporter.say(f"[yellow]MLflow[/]       is away, again in {wait:.0f} s: {error}")
+            time.sleep(wait)
+        return None
 
     def write_report(self, out: Path | None = None) -> None:
         """The HTML page, beside the results or as the file `out`."""
@@ -99,8 +129,8 @@ class Session:
         self.reporter.say(f"report       {self.storage.full(f'{name}/{REPORT}')}")
 
     def status(self) -> int:
-        """0, or 1 when something failed."""
-        return 1 if self.pipeline.failures else 0
+        """0, or 1 when something failed or is not recorded."""
+        return 1 if self.pipeline.failures or self._unrecorded else 0
 
     def _tracking(self) -> tuple[str, str | None]:
         if self.options.tracking_uri is not None:

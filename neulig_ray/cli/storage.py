@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from neulig_ray.cli.units import size
+from neulig_ray.stages import scratch
 from neulig_ray.stages.inventory import Stored, damaged, inventory, referred
+from neulig_ray.stages.running import in_use
 from neulig_ray.stages.storage import Storage
 
 
@@ -34,7 +37,7 @@ def _ls(stored: Sequence[Stored]) -> int:
         table.add_column(column, justify="left" if column == "kind" else "right")
     for kind, items in sorted(by_kind.items()):
         whole = sum(item.whole for item in items)
-        table.add_row(kind, str(whole), str(len(items) - whole), _size(sum(item.bytes for item in items)))
+        table.add_row(kind, str(whole), str(len(items) - whole), size(sum(item.bytes for item in items)))
     Console().print(table)
     return 0
 
@@ -49,30 +52,36 @@ def _verify(storage: Storage, stored: Sequence[Stored]) -> int:
 
 
 def _prune(storage: Storage, stored: Sequence[Stored], yes: bool) -> int:
-    keep = referred(storage)
-    useless = [item for item in stored if not item.whole or item.fingerprint not in keep]
-    if not useless:
-        print("nothing to remove: every artifact is of some experiment's results")
+    running = in_use(storage)
+    keep = referred(storage) | running
+    useless = [
+        item
+        for item in stored
+        if item.fingerprint not in keep or (not item.whole and item.fingerprint not in running)
+    ]
+    left = {
+        folder: scratch.size(storage, folder)
+        for folder in scratch.folders(storage)
+        if scratch.gone(storage, folder)
+    }
+    if not useless and not left:
+        print("nothing to remove: every artifact is of some experiment's results, or of a run that goes on")
         return 0
     for item in useless:
-        print(f"{item.kind:<12} {_size(item.bytes):>10}  {item.name}{'' if item.whole else '  (unfinished)'}")
+        print(f"{item.kind:<12} {size(item.bytes):>10}  {item.name}{'' if item.whole else '  (unfinished)'}")
+    for folder, count in left.items():
+        print(f"{'run':<12} {size(count):>10}  {folder}  (left by an interrupted driver)")
+    total = sum(item.bytes for item in useless) + sum(left.values())
     print(
-        f"{len(useless)} artifacts, {_size(sum(item.bytes for item in useless))}, of no experiment's results"
+        f"{len(useless)} artifacts of no experiment's results and {len(left)} folders of interrupted runs, "
+        f"{size(total)}"
     )
     if not yes and (
         not sys.stdin.isatty() or input("remove them? [y/N] ").strip().lower() not in ("y", "yes")
     ):
         print("nothing was removed: answer y, or give --yes")
         return 1
-    for item in useless:
-        storage.delete_tree(item.path)
-    print(f"removed {len(useless)} artifacts")
+    for path in (*(item.path for item in useless), *left):
+        storage.delete_tree(path)
+    print(f"removed {len(useless)} artifacts" + (f" and {len(left)} folders" if left else ""))
     return 0
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"

@@ -16,6 +16,8 @@ from neulig_ray.merging.sources import State
 from neulig_ray.models.archs import Arch
 from neulig_ray.seeds import stable_generator
 
+_BATCHES_READ = 8
+
 
 def choose(count: int, limit: int | None, seed: int, task: str) -> torch.Tensor:
     """The first `limit` of `count` images in an order that seed and task decide: rows int64, rising."""
@@ -81,10 +83,13 @@ class Bench:
 
         A model is a merged state of the tower, or a module of its own, which sees `batch_size` at a time.
         """
-        if isinstance(model, nn.Module):
-            images = self.images[task][rows.numpy()]
-            return head_logits(embed_with(model, {}, images, self.arch, batch_size), self.head(task))
-        return self.mixed_logits(model, {task: rows})[task]
+        # Some batches at a time: a whole split of large images does not fit into memory.
+        parts = torch.split(rows, batch_size * _BATCHES_READ)
+        if not isinstance(model, nn.Module):
+            return torch.cat([self.mixed_logits(model, {task: part})[task] for part in parts])
+        images = self.images[task]
+        seen = [embed_with(model, {}, images[part.numpy()], self.arch, batch_size) for part in parts]
+        return head_logits(torch.cat(seen), self.head(task))
 
     def mixed_logits(self, state: State, rows: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The same for a batch that mixes tasks (task -> rows): each is judged by its own head.

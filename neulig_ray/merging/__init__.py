@@ -13,10 +13,11 @@ from neulig_ray.merging._base import (
     streamed,
     trained,
 )
-from neulig_ray.merging._options import About, Density, Scaling, Seed, tuned
+from neulig_ray.merging._options import TENTHS, About, Density, Scaling, Seed, tuned
 
 __all__ = [
     "METHODS",
+    "TENTHS",
     "About",
     "Density",
     "Method",

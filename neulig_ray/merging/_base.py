@@ -14,7 +14,7 @@ from neulig_ray.merging._options import PROVIDED, Option, accepted, read_options
 from neulig_ray.registry import Registry
 
 Kind = Literal["reference", "ensemble", "streamed", "measured", "trained", "routed", "ligand"]
-Coefficients = Callable[..., torch.Tensor]
+Coefficients = Callable[..., torch.Tensor | None]
 Tensors = Sequence[torch.Tensor]
 Refuses = Callable[[nn.Module], str | None]
 
@@ -29,7 +29,7 @@ class Method:
 
     `coefficients(n, **options)` is the prediction-level counterpart: the n weights lambda of
     z_0 + sum lambda_i (z_i - z_0); None where the method is not linear in the task vectors with scalar
-    coefficients, and then it has no ensembling accuracy.
+    coefficients, and then it has no ensembling accuracy. It may give None for some options alone.
     `needs` says what it takes besides the experts, in the words that people read.
     `refuses(tower)` says why the method is not defined for the tower's architecture; None where it is.
     `precondition(models, **options)` raises InputError for models that the method cannot merge with these
@@ -102,6 +102,16 @@ class Method:
             raise InputError(f"{self.name} needs the option {missing[0]!r}")
         return resolved
 
+    def check_counts(self, options: Mapping[str, Any], n: int) -> None:
+        """Raises InputError where an option has not one number for each of the n experts, as it should."""
+        for name, value in options.items():
+            counted = isinstance(value, tuple) and self.schema[name].about.per_expert
+            if counted and len(value) != n:
+                raise InputError(
+                    f"{self.name}: option {name!r} has {len(value)} numbers, but there are {n} experts: "
+                    "give one for each"
+                )
+
     def call(
         self, function: Callable[..., Any], *arguments: Any, options: Mapping[str, Any], **more: Any
     ) -> Any:
@@ -142,8 +152,9 @@ def streamed(
 
     The function takes the experts' tensors of one name and returns the merged tensor, float32; it leaves its
     inputs as they are. What it is given besides, where it has a keyword-only parameter of that name:
-    `base`, the origin's tensor; `name`, the tensor's name; `survey`, what the function `survey(models,
-    **options)` found in a first pass over all tensors. Its other keyword-only parameters are its options.
+    `base`, the origin's tensor; `name`, the tensor's name; `start`, where a piece begins in the tensor's flat
+    view; `survey`, what the function `survey(models, **options)` found in a first pass over all tensors. Its
+    other keyword-only parameters are its options.
 
     `elementwise` says that every number of the result depends on the same number of the inputs alone: the
     engine then hands over flat pieces, stacked (n, size), so that memory depends neither on n nor on the

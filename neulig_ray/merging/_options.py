@@ -11,18 +11,27 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 from neulig_ray.errors import InputError, unknown
 
 T = TypeVar("T")
+TENTHS = tuple(i / 10 for i in range(1, 11))  # 0.1 to 1, the grid of many papers
 # Parameters that the engine fills in; every other keyword-only parameter is an option.
-PROVIDED = frozenset({"base", "survey", "statistics", "name"})
+PROVIDED = frozenset({"base", "survey", "statistics", "name", "start"})
 
 
 @dataclass(frozen=True)
 class About:
-    """What an option means, and the interval that its value must lie in (`above` excludes its end)."""
+    """What an option means, and the interval that its value must lie in (`above` excludes its end).
+
+    `per_expert`: where the value is a list, it has one number for each expert.
+    """
 
     text: str
     above: float | None = None
     at_least: float | None = None
     at_most: float | None = None
+    per_expert: bool = False
+
+    @property
+    def bounded(self) -> bool:
+        return any(end is not None for end in (self.above, self.at_least, self.at_most))
 
     def interval(self) -> str:
         low = "(-inf" if self.above is None and self.at_least is None else ""
@@ -69,8 +78,7 @@ class Option:
     @property
     def several(self) -> bool:
         """Whether its value is a list."""
-        parts = get_args(self.type) if get_origin(self.type) in (Union, types.UnionType) else (self.type,)
-        return any(get_origin(part) is tuple for part in parts)
+        return any(get_origin(part) is tuple for part in _parts(self.type))
 
     def read(self, method: str, words: Sequence[str]) -> Any:
         """The value that words of a command line spell; raises InputError as `check` does."""
@@ -137,6 +145,15 @@ def _fit(kind: Any, value: Any) -> Any:
     if isinstance(value, bool) and kind is not bool:
         return _MISFIT
     return value if isinstance(kind, type) and isinstance(value, kind) else _MISFIT
+
+
+def _parts(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def base_types(kind: Any) -> list[Any]:
+    """The types of single values that a type is made of: float of `tuple[float, ...] | None`."""
+    return [get_args(part)[0] if get_origin(part) is tuple else part for part in _parts(kind)]
 
 
 def type_name(kind: Any) -> str:

@@ -9,7 +9,7 @@ import torch
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.merging._base import Method
 from neulig_ray.merging.masks import MaskedModel, masked_specs, pack_masks
-from neulig_ray.merging.models import Models, Piece, is_batchnorm_statistic
+from neulig_ray.merging.models import Models, Piece, check_finite, is_batchnorm_statistic
 from neulig_ray.merging.sources import Sink, Source, State, StateSink, StateSource, as_source
 from neulig_ray.tensorfile import Spec
 
@@ -49,6 +49,7 @@ class Merge:
         if method.measure is not None and not models.statistics:
             raise InputError(f"{method.name} needs what is measured on each expert: give its statistics")
         resolved = method.resolve(options or {})
+        method.check_counts(resolved, models.n)
         if method.precondition is not None:
             method.call(method.precondition, models, options=resolved)
         return cls(method, models, resolved, buffers, task)
@@ -113,7 +114,9 @@ class Merge:
         if self.buffers == "base" and base is not None:
             sink.write(target, base.read(name))
         elif is_batchnorm_statistic(name):
-            sink.write(target, torch.stack([source.read(name).float() for source in experts]).mean(0))
+            rows = torch.stack([source.read(name).float() for source in experts])
+            check_finite(rows, name, self.models.labels)
+            sink.write(target, rows.mean(0))
         else:
             sink.write(target, experts[0].read(name))
 

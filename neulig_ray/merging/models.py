@@ -69,6 +69,9 @@ class Statistics(Mapping[str, torch.Tensor]):
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._source.read(name).view(self._source.specs[name].shape)
 
+    def __contains__(self, name: object) -> bool:  # Mapping's own would read the tensor
+        return name in self._source.specs
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._source.specs)
 
@@ -177,7 +180,7 @@ class Models:
         The memory of elementwise pieces is used again for the next piece of the same thread.
         """
         name = piece.name
-        more: dict[str, Any] = {"name": name}
+        more: dict[str, Any] = {"name": name, "start": piece.start}
         if not elementwise:
             if self.base is not None:
                 more["base"] = Lazy([self.base], name, ["the base"])[0]
@@ -215,8 +218,8 @@ class Models:
         names: Sequence[str] | None = None,
         **more: Any,
     ) -> list[tuple[Piece, T]]:
-        """A survey's pass: `function(tensors, ...)` on every piece, with those of base, name, statistics and
-        `more` that it has keywords for; each piece with its result, in an order of its own."""
+        """A survey's pass: `function(tensors, ...)` on every piece, with those of base, name, start,
+        statistics and `more` that it has keywords for; each piece with its result, in an order of its own."""
         pieces = self.pieces(self.names if names is None else names, elementwise)
 
         def work(piece: Piece) -> T:
@@ -263,7 +266,7 @@ def check_specs(specs: Mapping[str, Mapping[str, Spec]]) -> None:
     for label, found in others:
         if odd := sorted(reference.keys() ^ found.keys()):
             owner, other = (first, label) if odd[0] in reference else (label, first)
-            near = difflib.get_close_matches(odd[0], set(reference) ^ {*found, odd[0]}, n=1, cutoff=0.8)
+            near = difflib.get_close_matches(odd[0], odd[1:], n=1, cutoff=0.8)
             raise InputError(
                 f"{first!r} and {label!r} cannot be merged: {owner!r} has {odd[0]!r} and {other!r} has not "
                 f"({len(odd)} such tensors{f'; near it: {near[0]!r}' if near else ''}); "

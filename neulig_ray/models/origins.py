@@ -1,4 +1,4 @@
-"""Origins of our own pre-training: whole CLIPs in half precision, without their frozen token table."""
+"""Files of origins: whole CLIPs; ours in half precision and without their frozen token table."""
 
 import hashlib
 import importlib.resources
@@ -17,9 +17,10 @@ from neulig_ray.models.weights import check_arch, check_state, describe, pack, u
 TOKEN_TABLE = "token_embedding.weight"  # noqa: S105
 
 
-def origin_bytes(clip: Any, arch: Arch, metadata: Mapping[str, Any]) -> bytes:
-    """The CLIP as the bytes of a safetensors file, floats as float16; `metadata`: JSON values to record.
+def origin_bytes(clip: Any, arch: Arch, metadata: Mapping[str, Any], *, half: bool = True) -> bytes:
+    """The CLIP as the bytes of a safetensors file; `metadata`: JSON values to record.
 
+    `half`: floats as float16, enough for the tiny origins that come with the package; else as they are.
     The frozen token table is left out: its seed and sha256 stand in the header.
     """
     state: dict[str, Tensor] = dict(clip.state_dict())
@@ -29,8 +30,9 @@ def origin_bytes(clip: Any, arch: Arch, metadata: Mapping[str, Any]) -> bytes:
         if not torch.equal(table.cpu(), token_table(arch.token_seed, *table.shape)):
             raise ValueError("the token table is not the frozen one of the arch")
         tokens = {"seed": arch.token_seed, "sha256": _sha256(table)}
-    half = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
-    return pack(half, describe(arch, "origin", tokens=tokens, **metadata))
+    if half:
+        state = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
+    return pack(state, describe(arch, "origin", tokens=tokens, **metadata))
 
 
 def load_origin(source: Path | str | bytes, arch: Arch, *, label: str = "") -> Any:
@@ -41,7 +43,7 @@ def load_origin(source: Path | str | bytes, arch: Arch, *, label: str = "") -> A
     state, metadata, where = unpack(source, label)
     check_arch(metadata, arch, where)
     if metadata.get("kind") != "origin":
-        raise InputError(f"{where} is a {metadata.get('kind')}, not an origin of `neulig pretrain`")
+        raise InputError(f"{where} is a {metadata.get('kind')}, not an origin")
     clip = build_clip(arch)
     spec = {name: (tuple(t.shape), t.dtype) for name, t in clip.state_dict().items()}
     if arch.token_seed is not None:

@@ -76,18 +76,9 @@ def unpack(source: Path | str | bytes, label: str = "") -> tuple[State, dict[str
             source = Path(source).read_bytes()
         except OSError as error:
             raise InputError(f"{where} cannot be read: {error.strerror or error}") from error
-    convert = "Convert it to safetensors on a machine where you trust it: it is never unpickled here."
-    if source[:2] == b"PK":
-        raise InputError(f"{where} is a zip file, as torch.save writes, not safetensors. {convert}")
-    if source[:1] == b"\x80" and source[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        raise InputError(f"{where} is a pickle, not safetensors. {convert}")
-    header = _header(source, where)
+    state, header = load_tensors(source, where)
     try:
-        state = safetensors.torch.load(source)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{where} is damaged ({error}): copy it again") from error
-    try:
-        metadata = json.loads(header.get("__metadata__", {}).get(HEADER_KEY, "null"))
+        metadata = json.loads(header.get(HEADER_KEY, "null"))
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: the header's {HEADER_KEY!r} entry is not JSON ({error})") from error
     if not isinstance(metadata, dict):
@@ -100,6 +91,24 @@ def unpack(source: Path | str | bytes, label: str = "") -> tuple[State, dict[str
             f"{where} is of format {metadata.get('format')!r}; this version reads {FORMAT}: update neulig-ray"
         )
     return state, metadata, where
+
+
+def load_tensors(data: bytes, where: str) -> tuple[State, dict[str, str]]:
+    """All tensors of a safetensors file, whoever wrote it, and the strings in its header's metadata.
+
+    Raises InputError, naming `where`, for a pickle, a file of another kind, and a truncated or damaged one.
+    """
+    convert = "Convert it to safetensors with `neulig import`, which runs nothing of it."
+    safe = data[8:9] == b"{"  # a header's length, the first bytes, may look like anything
+    if data[:2] == b"PK" and not safe:
+        raise InputError(f"{where} is a zip file, as torch.save writes, not safetensors. {convert}")
+    if data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and not safe:
+        raise InputError(f"{where} is a pickle, not safetensors. {convert}")
+    header = _header(data, where)
+    try:
+        return safetensors.torch.load(data), dict(header.get("__metadata__", {}))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"{where} is damaged ({error}): copy it again") from error
 
 
 def _header(data: bytes, where: str) -> dict[str, Any]:
@@ -137,14 +146,20 @@ def check_arch(metadata: Mapping[str, Any], arch: Arch, where: str) -> None:
             raise InputError(
                 f"{where}: {key} is {metadata.get(key)!r}, but {wanted!r} is asked; name a file of that {key}"
             )
-    stored, wanted_config = metadata.get("config"), json.loads(json.dumps(arch.config))
-    if stored != wanted_config:
-        pairs = _flat(wanted_config, stored if isinstance(stored, dict) else {})
-        differing = [path for path, (mine, theirs) in pairs.items() if mine != theirs]
+    if found := differing(arch.config, metadata.get("config")):
         raise InputError(
-            f"{where}: made with another configuration of {arch.name!r} (differs in {_some(differing)}); "
+            f"{where}: made with another configuration of {arch.name!r} (differs in {found}); "
             "make it again, or give the changed arch a name of its own"
         )
+
+
+def differing(wanted: Mapping[str, Any], stored: Any) -> str:
+    """The settings in which two configurations differ, for people; empty where they are equal."""
+    wanted = json.loads(json.dumps(wanted))
+    if stored == wanted:
+        return ""
+    pairs = _flat(wanted, stored if isinstance(stored, dict) else {})
+    return _some([path for path, (mine, theirs) in pairs.items() if mine != theirs])
 
 
 def _flat(mine: Any, theirs: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:

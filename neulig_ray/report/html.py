@@ -92,9 +92,26 @@ def _facts(provenance: Mapping[str, Any]) -> str:
         return ""
     whole = escape(json.dumps(provenance, indent=2, sort_keys=True, default=str))
     return (
-        f'<p class="facts">{"".join(simple)}</p>'
+        f'<p class="facts">{"".join(simple)}</p>{_protocol(provenance.get("configuration", {}))}'
         f"<details><summary>Provenance: configuration, versions, commit, seeds, hardware</summary>"
         f"<pre>{whole}</pre></details>"
+    )
+
+
+def _protocol(configuration: Mapping[str, Any]) -> str:
+    """What makes the accuracies of protocol `paper` other ones than those on official test splits."""
+    if configuration.get("protocol") != "paper":
+        return ""
+    views = configuration.get("views", 0)
+    shown = (
+        f"in {views} view{'s' if views > 1 else ''} each, random crops of its training transform"
+        if views
+        else ("through the evaluation transform, where the reference uses its training transform")
+    )
+    return (
+        "<p><b>Protocol paper.</b> The test images are half of what the reference leaves of the official "
+        f"<i>training</i> split, shown {shown}; the official test split is not used. These accuracies "
+        "compare with the reference's tables, and not with accuracies on official test splits.</p>"
     )
 
 

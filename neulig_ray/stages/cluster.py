@@ -18,6 +18,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials are artifacts; no csv, json and tensorboard files
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+_ASKED_FOR = 16  # groups at once where the cluster grows on demand; cluster.max_groups lowers it
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Cluster:
             _connect(address, options)
         else:
             self._owned = True
-            ray.init(include_dashboard=False, **options)
+            # Not one that somebody else started here, which a plain ray.init would join.
+            ray.init(address="local", include_dashboard=False, **options)
         self.started = True
         for need in self.needs:
             self._check(need)
@@ -92,15 +94,19 @@ class Cluster:
                     "--cluster.autoscaling if the cluster grows on demand."
                 )
 
-    def slots(self, *, cpus: float, gpus: float) -> int:
-        """How many workers of this size the cluster holds at once (at least 1)."""
+    def slots(self, *, cpus: float, gpus: float, workers: int = 1) -> int:
+        """How many groups of `workers` workers of this size the cluster holds now (at least 1).
+
+        On a cluster that grows on demand it is what is asked for, that the demand be seen.
+        """
         import ray
 
-        have = ray.cluster_resources()
-        fits = [int(have.get("CPU", 0) // cpus)] if cpus else []
-        if gpus:
-            fits.append(int(have.get("GPU", 0) / gpus))
-        return max(1, min(fits)) if fits else 1
+        held = 0
+        for node in ray.nodes():
+            have = node["Resources"] if node["Alive"] else {}
+            amounts = [(have.get("CPU", 0), cpus), (have.get("GPU", 0), gpus)]
+            held += min((int(has / each + 1e-9) for has, each in amounts if each), default=0)
+        return max(1, held // workers, _ASKED_FOR if self._autoscaling else 1)
 
     def describe(self) -> str:
         """Nodes and resources, for people."""

@@ -23,7 +23,7 @@ def origin_of(key: str) -> str:
 
 
 def origin_name(given: str) -> str:
-    """How an origin is called in keys and columns: a file by its stem, a hub's by its last part, or as told."""
+    """How an origin is called in keys and columns: a file by its stem, a hub's model by its last part."""
     return parse_origin(given).name
 
 

@@ -12,6 +12,7 @@ from neulig_ray.config import Experiment
 from neulig_ray.models.archs import ARCHS, FinetuneRecipe
 from neulig_ray.models.heads import zero_shot_head
 from neulig_ray.models.weights import describe, read_tower, tower_bytes
+from neulig_ray.models.work import forward_flops
 from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.combinations import collaborator
 from neulig_ray.stages.jobs import Job, Made
@@ -19,8 +20,8 @@ from neulig_ray.stages.origins import Origin, load_clip
 from neulig_ray.stages.prepare import array_bytes, load_split, read_array
 from neulig_ray.stages.recipes import override
 from neulig_ray.stages.storage import Storage
-from neulig_ray.stages.training import Step, Worker
-from neulig_ray.tasks import TASKS
+from neulig_ray.stages.train_jobs import Step, Worker
+from neulig_ray.tasks import Task
 from neulig_ray.training.finetune import finetune
 
 VERSION = 1
@@ -28,31 +29,32 @@ FILE = "expert.safetensors"
 HEAD_FILE = "head.npy"
 
 
-def head_job(origin: Origin, task: str) -> Job:
-    """The zero-shot head (C, d) of a task, written by the origin's text tower."""
-    found = TASKS[task]
-    inputs = {
-        "origin": origin.artifact.fingerprint,
-        "class_names": found.class_names,
-        "templates": found.templates,
-    }
-    artifact = Artifact.of("head", f"{origin.arch}.{task}@{origin.name}", VERSION, inputs)
+def head_job(origin: Origin, task: Task) -> Job:
+    """The zero-shot head (C, d) of a task, written by the origin's text tower.
+
+    The job carries the names and templates: a task in a folder is not known on other nodes.
+    """
+    texts = {"class_names": task.class_names, "templates": task.templates}
+    inputs = {"origin": origin.artifact.fingerprint, **texts}
+    artifact = Artifact.of("head", f"{origin.arch}.{task.name}@{origin.name}", VERSION, inputs)
     return Job(
         artifact,
         _make_head,
-        {"origin": origin.artifact, "arch": origin.arch, "task": task},
+        {"origin": origin.artifact, "arch": origin.arch, "task": task.name, **texts},
         inputs=(origin.artifact,),
     )
 
 
-def _make_head(storage: Storage, origin: Artifact, arch: str, task: str) -> Made:
-    found = TASKS[task]
-    head = zero_shot_head(load_clip(storage, origin, arch), ARCHS[arch], found.class_names, found.templates)
-    return {HEAD_FILE: array_bytes(head.numpy())}, {
-        "arch": arch,
-        "task": task,
-        "class_names": found.class_names,
-    }
+def _make_head(
+    storage: Storage,
+    origin: Artifact,
+    arch: str,
+    task: str,
+    class_names: tuple[str, ...],
+    templates: tuple[str, ...],
+) -> Made:
+    head = zero_shot_head(load_clip(storage, origin, arch), ARCHS[arch], class_names, templates)
+    return {HEAD_FILE: array_bytes(head.numpy())}, {"arch": arch, "task": task, "class_names": class_names}
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ class ExpertJob:
     @property
     def inputs(self) -> tuple[Artifact, ...]:
         return self.origin, self.head, self.data
+
+    def cost(self, storage: Storage) -> float:
+        images = storage.manifest(self.data)["info"]["images"]["train"]
+        return float(self.recipe.epochs * images * forward_flops(self.arch))
 
     def steps(self, storage: Storage, worker: Worker, checkpoint: dict[str, Any] | None) -> Iterator[Step]:
         tower = copy.deepcopy(load_clip(storage, self.origin, self.arch).visual)

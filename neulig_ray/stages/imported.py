@@ -75,10 +75,8 @@ def describe_expert(given: str) -> ImportedExpert:
 
 
 def _metadata(path: Path) -> Mapping[str, Any]:
-    file = TensorFile(path)
-    file.close()
     try:
-        found = json.loads(file.metadata.get(HEADER_KEY, "{}"))
+        found = json.loads(TensorFile(path).metadata.get(HEADER_KEY, "{}"))
     except json.JSONDecodeError:
         found = {}
     return found if isinstance(found, dict) else {}
@@ -125,8 +123,28 @@ def store_expert(expert: ImportedExpert, storage: Storage) -> None:
             f"experts {stored_name(expert.artifact)!r} is not in {storage.uri}: "
             "`neulig import ... --storage` puts it there"
         )
-    data = expert.path.read_bytes()
-    _, metadata = read_tower(data, ARCHS[expert.arch], label=str(expert.path))
+    _commit(expert, expert.path.read_bytes(), storage)
+
+
+def store_bytes(data: bytes, storage: Storage) -> Artifact:
+    """Put a tower file with arch, task and origin into the storage; its artifact."""
+    _, metadata = read_tower(data)
+    arch, task, origin = metadata["arch"], metadata["task"], metadata["origin"]
+    artifact = imported_artifact(arch, task, origin, hashlib.sha256(data).hexdigest())
+    if not storage.exists(artifact):
+        _commit(ImportedExpert(arch, task, origin, artifact), data, storage)
+    return artifact
+
+
+def _commit(expert: ImportedExpert, data: bytes, storage: Storage) -> None:
+    label = str(expert.path or expert.artifact.label)
+    _, metadata = read_tower(data, ARCHS[expert.arch], label=label)
     about = {name: metadata.get(name) for name in ("source", "source_sha256", "source_layout")}
-    info = {"arch": expert.arch, "task": expert.task, "origin": expert.origin, **about, "curve": []}
+    info: dict[str, Any] = {
+        "arch": expert.arch,
+        "task": expert.task,
+        "origin": expert.origin,
+        **about,
+        "curve": [],
+    }
     storage.commit(expert.artifact, {FILE: data}, info)

@@ -8,10 +8,10 @@ from typing import Any, Protocol, TypeVar
 from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.cluster import Cluster
 from neulig_ray.stages.progress import Reporter, Stage
-from neulig_ray.stages.storage import Storage
+from neulig_ray.stages.storage import Files, Storage
 
 Failures = dict[str, str]  # fingerprint -> what went wrong
-Made = tuple[Mapping[str, bytes], Mapping[str, Any]]
+Made = tuple[Files, Mapping[str, Any]]
 
 
 class HasArtifact(Protocol):
@@ -26,12 +26,16 @@ J = TypeVar("J", bound=HasArtifact)
 
 @dataclass(frozen=True)
 class Job:
-    """`make(storage, **arguments)` gives the files and the info of `artifact`; a module-level function."""
+    """`make(storage, **arguments)` gives the files and the info of `artifact`; a module-level function.
+
+    `on_driver`: it reads files of the driver's node, and runs there.
+    """
 
     artifact: Artifact
     make: Callable[..., Made]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     inputs: tuple[Artifact, ...] = ()
+    on_driver: bool = False
 
     def run(self, storage: Storage) -> None:
         if not storage.exists(self.artifact):
@@ -41,33 +45,62 @@ class Job:
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one worker. Threads are the CPUs: fixed, so that the same command gives the same numbers."""
+    """Of one worker. Below one CPU it shares it with others."""
 
-    cpus: int = 1
+    cpus: float = 1
     gpus: float = 0.0
     max_failures: int = 3
 
+    @property
+    def threads(self) -> int:
+        return threads(self.cpus)
 
-def ensure(storage: Storage, jobs: Sequence[J], make: Callable[[list[J]], Failures]) -> Failures:
-    """Have every job's artifact made once: what another driver is making is waited for, not made again."""
+
+def threads(cpus: float) -> int:
+    """Torch's threads are the whole CPUs: fixed, so that the same command gives the same numbers."""
+    return max(1, int(cpus))
+
+
+def ensure(
+    storage: Storage, jobs: Sequence[J], make: Callable[[list[J]], Failures], stage: Stage | None = None
+) -> Failures:
+    """Have every job's artifact made once: what another driver is making is waited for, not made again.
+
+    `stage` is told of what others made.
+    """
     failures: Failures = {}
-    with ExitStack() as claims:
-        mine, others = [], []
-        for job in jobs:
-            if storage.exists(job.artifact):
-                continue
-            granted = claims.enter_context(storage.claim(job.artifact, wait=False))
-            if not granted:
-                others.append(job)
-            elif not storage.exists(job.artifact):
-                mine.append(job)
-        if mine:
-            failures.update(make(mine))
-    for job in others:
-        with storage.claim(job.artifact, wait=True):
-            if not storage.exists(job.artifact):
-                failures.update(make([job]))
+    while missing := [j for j in jobs if j.artifact.fingerprint not in failures and not _there(storage, j)]:
+        with ExitStack() as claims:
+            granted = [claims.enter_context(storage.claim(job.artifact, wait=False)) for job in missing]
+            # Another driver may have made it and let go between the look and the claim.
+            made = [_there(storage, job) for job in missing]
+            todo = [got and not whole for got, whole in zip(granted, made, strict=True)]
+            if mine := [job for job, own in zip(missing, todo, strict=True) if own]:
+                failures.update(make(mine))
+                for job in mine:
+                    if job.artifact.fingerprint not in failures and not _there(storage, job):
+                        failures[job.artifact.fingerprint] = "its job ended without it"
+        others = [job for job, own in zip(missing, todo, strict=True) if not own]
+        if stage is not None:
+            stage.waits_for(len(others))
+        if others:
+            with storage.claim(others[0].artifact, wait=True):
+                pass
+        if stage is not None:
+            for job in others:
+                if _there(storage, job):
+                    stage.found(job.artifact.label)
     return failures
+
+
+def _there(storage: Storage, job: HasArtifact) -> bool:
+    return storage.exists(job.artifact)
+
+
+def told(error: BaseException) -> str:
+    """An error in one line, for the status of results: its kind and its last line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
 
 
 def runnable(jobs: Sequence[J], failures: Failures) -> list[J]:
@@ -103,7 +136,9 @@ def run_stage(
         if cached == len(ready):
             return
         cluster.start()
-        failures.update(ensure(storage, ready, lambda missing: _run(missing, storage, resources, stage)))
+        stage.slots = cluster.slots(cpus=resources.cpus, gpus=resources.gpus)
+        made = ensure(storage, ready, lambda missing: _run(missing, storage, resources, stage), stage)
+        failures.update(made)
 
 
 def _run(jobs: list[Job], storage: Storage, resources: Resources, stage: Stage) -> Failures:
@@ -112,7 +147,10 @@ def _run(jobs: list[Job], storage: Storage, resources: Resources, stage: Stage) 
     execute = ray.remote(
         num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.max_failures
     )(_execute)
-    running = {execute.remote(job, storage, resources.cpus): job for job in jobs}
+    running = {}
+    for job in jobs:
+        place = _on_driver(execute, resources) if job.on_driver else execute
+        running[place.remote(job, storage, resources.threads)] = job
     failures: Failures = {}
     while running:
         for reference in ray.wait(list(running), num_returns=1)[0]:
@@ -120,11 +158,24 @@ def _run(jobs: list[Job], storage: Storage, resources: Resources, stage: Stage) 
             try:
                 reason = ray.get(reference)
             except ray.exceptions.RayError as error:
-                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+                reason = f"{told(error)} (tried {resources.max_failures + 1} times)"
             if reason:
                 failures[job.artifact.fingerprint] = reason
             stage.finished(job.artifact.label, reason or "", failed=bool(reason))
     return failures
+
+
+def _on_driver(execute: Any, resources: Resources) -> Any:
+    """The remote function bound to this node. A head node that offers no CPUs runs it all the same."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    cpus = next((n["Resources"].get("CPU", 0) for n in ray.nodes() if n["NodeID"] == here), 0)
+    return execute.options(
+        num_cpus=resources.cpus if cpus >= resources.cpus else 0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
+    )
 
 
 def _execute(job: Job, storage: Storage, threads: int) -> str:

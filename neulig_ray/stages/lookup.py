@@ -13,7 +13,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{6,16}")
 
 
 def looks_stored(name: str) -> bool:
-    """Whether a name may be an artifact's: KIND:LABEL, artifacts/KIND/NAME, or six digits of a fingerprint."""
+    """Whether a name may be an artifact's: KIND:LABEL, artifacts/KIND/NAME, or a fingerprint's six digits."""
     kind, colon, label = name.partition(":")
     named = bool(colon and kind.isidentifier() and label and not label.startswith("//"))
     return named or name.startswith("artifacts/") or _FINGERPRINT.fullmatch(name) is not None

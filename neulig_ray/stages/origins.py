@@ -13,14 +13,20 @@ from neulig_ray.models import clip as clip_models
 from neulig_ray.models import origins as origin_files
 from neulig_ray.models.archs import ARCHS, PretrainRecipe
 from neulig_ray.models.foreign.checkpoints import digest
-from neulig_ray.models.foreign.origins import check_origin, foreign_origin_bytes, is_ours
+from neulig_ray.models.foreign.origins import (
+    check_origin,
+    foreign_origin_bytes,
+    is_ours,
+    open_origin,
+)
 from neulig_ray.models.sources import OriginSource, parse_origin
+from neulig_ray.models.work import forward_flops
 from neulig_ray.stages.artifact import Artifact, fingerprint
 from neulig_ray.stages.jobs import Job, Made
 from neulig_ray.stages.prepare import task_artifact
 from neulig_ray.stages.recipes import override
 from neulig_ray.stages.storage import Storage
-from neulig_ray.stages.training import Step, Worker
+from neulig_ray.stages.train_jobs import Step, Worker
 from neulig_ray.tasks import TASKS
 from neulig_ray.training.contrastive import pretrain, pretraining_stream
 
@@ -100,6 +106,19 @@ def _fetch(storage: Storage, arch: str, source: OriginSource) -> Made:
     return {FILE: data}, {"arch": arch, **about}
 
 
+def open_stored(arch: str, given: str, uri: str | None) -> Any:
+    """The CLIP model of an origin as `origins` names it, out of the storage `uri` where that has it.
+
+    Raises InputError for an origin that cannot be had.
+    """
+    source = parse_origin(given)
+    if uri is not None and source.kind in ("tag", "hub"):
+        artifact, storage = _fetched(arch, source).artifact, Storage(uri)
+        if storage.exists(artifact):
+            return load_clip(storage, artifact, arch)
+    return open_origin(ARCHS[arch], source).clip
+
+
 @functools.lru_cache(maxsize=2)
 def load_clip(storage: Storage, artifact: Artifact, arch: str) -> Any:
     """The CLIP model of an origin; kept in the process: do not train it, copy it first."""
@@ -118,6 +137,9 @@ class PretrainJob:
     tasks: tuple[str, ...]
     seed: int
     inputs: tuple[Artifact, ...] = ()
+
+    def cost(self, storage: Storage) -> float:
+        return float(self.recipe.steps * self.recipe.batch_size * forward_flops(self.arch))
 
     def steps(self, storage: Storage, worker: Worker, checkpoint: dict[str, Any] | None) -> Iterator[Step]:
         arch = ARCHS[self.arch]

@@ -14,7 +14,8 @@ from neulig_ray.stages.prepare import fetch_files
 from neulig_ray.stages.progress import Reporter
 from neulig_ray.stages.search import run_search
 from neulig_ray.stages.storage import Storage
-from neulig_ray.stages.training import TrainJob, run_trainings
+from neulig_ray.stages.train_jobs import TrainJob
+from neulig_ray.stages.training import run_trainings
 
 # What each command of the pipeline ends with.
 LAST_STAGE: Final = {
@@ -41,6 +42,7 @@ class Pipeline:
         c = plan.experiment.cluster
         self.resources = Resources(c.cpus_per_worker, c.gpus_per_worker, c.max_failures)
         self.on_cpu = Resources(c.cpus_per_worker, 0.0, c.max_failures)
+        self.trials = Resources(c.trial_cpus, 0.0, c.max_failures)
 
     def run(self, last: str) -> None:
         """Run up to and with the stage `last`; failed pieces do not stop their siblings.
@@ -48,11 +50,11 @@ class Pipeline:
         Raises InputError before anything is started for a damaged file of an origin or expert, for data that
         is not there and cannot be fetched, or for too small a cluster.
         """
-        for job in self.plan.tasks.values():
+        for job in self.plan.all_tasks:
             if job.on_driver and not self.storage.exists(job.artifact):
-                self.reporter.say(f"[bold]{'data':<12}[/] {job.artifact.label}: below {data_root()}")
+                self.reporter.say(f"[bold]{'data':<12}[/] {job.arguments['entry']} (data root {data_root()})")
                 fetch_files(job)
-        for origin in self.plan.origins:
+        for origin in self.plan.all_origins:
             store_file(origin, self.storage)
         for expert in self.plan.imported:
             store_expert(expert, self.storage)
@@ -67,36 +69,44 @@ class Pipeline:
             "statistics": self._statistics,
             "evaluations": self._evaluations,
         }
-        for stage in STAGES:
+        for stage in STAGES[: STAGES.index(last) + 1]:
             stages[stage]()
-            if stage == last:
-                return
+
+    def takes(self, stage: str) -> tuple[int, Resources]:
+        """What one piece of a stage asks of the cluster at once: how many workers, and what each takes."""
+        workers = {"experts": self.plan.experiment.finetune.workers}
+        if any(origin.job for origin in self.plan.all_origins):
+            workers["origins"] = self.plan.experiment.pretrain.workers
+        if stage == "ligands":
+            return 1, self.trials
+        return workers.get(stage, 1), self.on_cpu if stage in ON_CPU else self.resources
 
     def _needs(self, last: str) -> list[Need]:
-        """What one piece of each stage up to `last` asks of the cluster at once."""
-        workers = {"experts": self.plan.experiment.finetune.workers}
-        if any(origin.job for origin in self.plan.origins):
-            workers["origins"] = self.plan.experiment.pretrain.workers
         needs = []
         for stage in STAGES[: STAGES.index(last) + 1]:
-            count, each = workers.get(stage, 1), self.on_cpu if stage in ON_CPU else self.resources
+            count, each = self.takes(stage)
             what = f"stage {stage!r}" + (f" ({count} workers)" if count > 1 else "")
             needs.append(Need(what, count * each.cpus, count * each.gpus))
         return needs
 
     def _tasks(self) -> None:
-        self._small("tasks", list(self.plan.tasks.values()), self.on_cpu)
-        if any(job.artifact.fingerprint in self.failures for job in self.plan.tasks.values()):
+        self._small("tasks", self.plan.all_tasks, self.on_cpu)
+        if any(job.artifact.fingerprint in self.failures for job in self.plan.all_tasks):
             raise StageError("; ".join(self.failures.values()))
-        for job in self.plan.tasks.values():
+        for job in self.plan.all_tasks:
             for note in self.storage.manifest(job.artifact)["info"]["notes"]:
                 self.reporter.say(f"[bold]{'tasks':<12}[/] {job.artifact.label}: {note}")
 
     def _origins(self) -> None:
-        if fetched := [origin.fetch for origin in self.plan.origins if origin.fetch is not None]:
+        sources = self.plan.sources
+        if fetched := [origin.fetch for origin in self.plan.all_origins if origin.fetch is not None]:
             self._small("origins", fetched, self.on_cpu)
-        if trained := [origin.job for origin in self.plan.origins if origin.job is not None]:
+        if trained := [origin.job for origin in self.plan.all_origins if origin.job is not None]:
             self._train("origins", trained, self.plan.experiment.pretrain.workers)
+        if sources.fusions:
+            self._small("sources", list(sources.heads.values()), self.on_cpu)
+            self._train("sources", list(sources.experts.values()), self.plan.experiment.finetune.workers)
+            self._small("origins", sources.fusions, self.on_cpu)
 
     def _heads(self) -> None:
         self._small("heads", self.plan.heads, self.on_cpu)

@@ -1,15 +1,19 @@
 """Everything that an experiment consists of, by name: computed from its configuration, before any work."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from neulig_ray.config import Experiment, check_values
 from neulig_ray.errors import InputError
 from neulig_ray.models.archs import ARCHS
+from neulig_ray.models.clip import image_size
+from neulig_ray.models.sources import parse_origin
 from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.combinations import Group, collaborator, groups, origin_name
 from neulig_ray.stages.embeddings import embedding_job
 from neulig_ray.stages.evaluations import Evaluation, plan_evaluations
 from neulig_ray.stages.experts import ExpertJob, expert_job, head_job
+from neulig_ray.stages.fused import Sources, plan_fused
 from neulig_ray.stages.imported import ImportedExpert, plan_imported
 from neulig_ray.stages.jobs import Job
 from neulig_ray.stages.methods import MethodSpec
@@ -17,7 +21,7 @@ from neulig_ray.stages.models import ArchModels
 from neulig_ray.stages.origins import Origin, plan_origin
 from neulig_ray.stages.prepare import task_job
 from neulig_ray.stages.search import Cell, plan_cell
-from neulig_ray.tasks import TASKS
+from neulig_ray.tasks import TASKS, Task, find_task
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Plan:
 
     experiment: Experiment
     tasks: dict[str, Job]
+    sources: Sources
     origins: list[Origin]
     heads: list[Job]
     experts: list[ExpertJob]
@@ -37,13 +42,25 @@ class Plan:
     statistics: list[Job]
     evaluations: list[Evaluation]
 
+    @property
+    def all_tasks(self) -> list[Job]:
+        """The experiment's tasks, and those of the experts that its fused origins are made of."""
+        own = {job.artifact.fingerprint: job for job in self.tasks.values()}
+        return list((own | self.sources.tasks).values())
+
+    @property
+    def all_origins(self) -> list[Origin]:
+        """The experiment's origins after those that fused ones among them start from."""
+        return list((self.sources.origins | {o.artifact.fingerprint: o for o in self.origins}).values())
+
     def artifacts(self) -> dict[str, list[Artifact]]:
         """Stage -> its artifacts, in the order of the stages."""
         return {
-            "tasks": [job.artifact for job in self.tasks.values()],
-            "origins": [origin.artifact for origin in self.origins],
+            "tasks": [job.artifact for job in self.all_tasks],
+            "sources": self.sources.artifacts(),
+            "origins": [origin.artifact for origin in self.all_origins],
             "heads": [job.artifact for job in self.heads],
-            "experts": [expert.artifact for expert in (*self.experts, *self.imported)],
+            "experts": [job.artifact for job in self.experts] + [found.artifact for found in self.imported],
             "embeddings": [job.artifact for job in self.embeddings],
             "search": [trial.artifact for cell in self.cells for trial in cell.trials],
             "ligands": [cell.artifact for cell in self.cells],
@@ -56,10 +73,19 @@ def make_plan(experiment: Experiment) -> Plan:
     """Check the experiment and name all it consists of; raises InputError before anything is started."""
     check_values(experiment)
     e = experiment
-    for name in (*e.tasks, *(e.pretrain.tasks)):
+    for name in e.pretrain.tasks:
         TASKS[name]
     for name in e.archs:
         ARCHS[name]
+    entries = {entry: find_task(entry) for entry in e.tasks}
+    called = [task.name for task in entries.values()]
+    if len(set(called)) != len(called):
+        raise InputError(
+            f"tasks {e.tasks}: two of them are called {max(called, key=called.count)!r}; put NAME= in front "
+            "of one"
+        )
+    # From here on a folder or hub data set goes by its name alone; the plan keeps what was asked for.
+    e = dataclasses.replace(e, tasks=tuple(called))
     names = [origin_name(given) for given in e.origins]
     if len(set(names)) != len(names):
         raise InputError(
@@ -69,18 +95,29 @@ def make_plan(experiment: Experiment) -> Plan:
     if twice := [m for m in methods if methods.count(m) > 1]:
         raise InputError(f"methods name {twice[0].name!r} twice with the same options")
 
-    tasks = {name: task_job(name, e.task_seed) for name in e.tasks}
+    size = max(image_size(ARCHS[arch]) for arch in e.archs)
+
+    def prepare(entry: str, task: Task) -> Job:
+        return task_job(entry, e.task_seed, e.protocol, size=size, views=e.views, task=task)
+
+    tasks = {task.name: prepare(entry, task) for entry, task in entries.items()}
+    sources = Sources()
+    described = {task.name: task for task in entries.values()}
     imported = plan_imported(e)
     origins, heads, experts, embeddings, models = [], [], [], [], {}
     for arch in e.archs:
         known = ArchModels(arch)
         for given in e.origins:
-            origin = plan_origin(e, arch, given)
+            source = parse_origin(given)
+            if source.kind == "fused":
+                origin = plan_fused(e, arch, source, prepare, sources)
+            else:
+                origin = plan_origin(e, arch, given)
             origins.append(origin)
             known.origins[origin.name] = origin.artifact
             for task, data in tasks.items():
                 key = collaborator(task, origin.name)
-                head = head_job(origin, task)
+                head = head_job(origin, described[task])
                 heads.append(head)
                 known.heads[key] = head.artifact
                 if (arch, key) in imported:
@@ -106,8 +143,9 @@ def make_plan(experiment: Experiment) -> Plan:
         ]
     evaluations, statistics = plan_evaluations(e, methods, found, cells, models)
     return Plan(
-        experiment=e,
+        experiment=experiment,
         tasks=tasks,
+        sources=sources,
         origins=origins,
         heads=heads,
         experts=experts,

@@ -28,9 +28,10 @@ from neulig_ray.models.archs import ARCHS
 from neulig_ray.stages.artifact import Artifact, fingerprint
 from neulig_ray.stages.cluster import Cluster
 from neulig_ray.stages.combinations import Group
-from neulig_ray.stages.jobs import Failures, Made, Resources, ensure, runnable
+from neulig_ray.stages.jobs import Failures, Made, Resources, ensure, runnable, threads, told
 from neulig_ray.stages.models import ArchModels
 from neulig_ray.stages.progress import Reporter, Stage
+from neulig_ray.stages.scratch import Scratch, scratch
 from neulig_ray.stages.settings import Setting, settings
 from neulig_ray.stages.shared import SharedSplit, collaborators, load_bare_tower, read_split, read_stack
 from neulig_ray.stages.storage import Storage
@@ -74,7 +75,7 @@ def plan_cell(experiment: Experiment, group: Group, alignment: Objective, models
         "seed": experiment.seed,
         "protocol": experiment.protocol,
         "val_images": experiment.search.val_images,
-        "threads": experiment.cluster.cpus_per_worker,
+        "threads": threads(experiment.cluster.trial_cpus),
     }
     trials = tuple(
         Trial(
@@ -114,13 +115,16 @@ def run_search(
     with reporter.stage("search", total, total - missing) as stage:
         if missing:
             cluster.start()
+            stage.slots = cluster.slots(cpus=resources.cpus, gpus=0)
             name = f"search-{fingerprint([trial.artifact.fingerprint for trial in ready])}"
+            with scratch(storage, f"tune/{name}") as own:
 
-            def make(trials: list[Trial]) -> Failures:
-                return _tune(name, trials, models, storage, resources, stage)
+                def make(trials: list[Trial]) -> Failures:
+                    return _tune(own, trials, models, storage, resources, stage)
 
-            failures.update(ensure(storage, ready, make))
-            storage.delete_tree(f"ray/tune/{name}")
+                made = ensure(storage, ready, make, stage)
+                own.sweep(lambda folder: True)
+            failures.update(made)
     for cell in cells:
         _select(cell, storage, failures)
 
@@ -199,14 +203,17 @@ def train_trial(
 
 
 def _tune(
-    name: str,
+    own: Scratch,
     trials: list[Trial],
     models: Mapping[str, ArchModels],
     storage: Storage,
     resources: Resources,
     stage: Stage,
 ) -> Failures:
-    """One Tune run over the trials; what it cannot make comes back with the reason."""
+    """One Tune run over the trials; what it cannot make comes back with the reason.
+
+    Nothing of an interrupted run is taken up: its finished trials are artifacts, and not among these.
+    """
     import ray
     from ray import tune
 
@@ -215,55 +222,35 @@ def _tune(
         arch: ray.put(_gather(arch, trials, models[arch], storage)) for arch in {t.arch for t in trials}
     }
     trainable = tune.with_resources(
-        tune.with_parameters(_trial, trials=by_name, shared=shared, storage=storage, threads=resources.cpus),
+        tune.with_parameters(
+            _trial, trials=by_name, shared=shared, storage=storage, threads=resources.threads
+        ),
         {"cpu": resources.cpus},
     )
-
-    config = tune.RunConfig(
-        name=name,
-        storage_path=storage.child_uri("ray/tune"),
-        failure_config=tune.FailureConfig(max_failures=resources.max_failures),
-        verbose=0,
-    )
-    tuner = _resumed(name, trainable, storage) or tune.Tuner(
+    tuner = tune.Tuner(
         trainable,
         param_space={"trial": tune.grid_search(list(by_name))},
         tune_config=tune.TuneConfig(reuse_actors=True),
-        run_config=config,
+        run_config=tune.RunConfig(
+            name=fingerprint(list(by_name)),
+            storage_path=storage.child_uri(own.path),
+            failure_config=tune.FailureConfig(max_failures=resources.max_failures),
+            verbose=0,
+        ),
     )
-    # The results' order changes with a restore: they are told apart by their configuration.
+    errors: dict[str, Exception] = {}
     with _following(trials, storage, stage):
-        errors = {r.config["trial"]: r.error for r in tuner.fit() if r.error is not None}
+        try:
+            errors = {r.config["trial"]: r.error for r in tuner.fit() if r.error is not None}
+        except Exception as error:  # Tune itself: what it did not make has failed for this reason
+            errors = dict.fromkeys(by_name, error)
+    tries = f" (tried {resources.max_failures + 1} times)"
     failures = {
-        fp: f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
-        for fp, error in errors.items()
-        if fp in by_name and not storage.exists(by_name[fp].artifact)
+        fp: told(error) + tries for fp, error in errors.items() if not storage.exists(by_name[fp].artifact)
     }
     for fp, reason in failures.items():
         stage.finished(by_name[fp].artifact.label, reason, failed=True)
-    if left := [t for fp, t in by_name.items() if fp not in failures and not storage.exists(t.artifact)]:
-        # The run that was resumed is another driver's, who had other trials to make.
-        storage.delete_tree(f"ray/tune/{name}")
-        failures.update(_tune(name, left, models, storage, resources, stage))
     return failures
-
-
-def _resumed(name: str, trainable: Any, storage: Storage) -> Any:
-    """The Tune run of that name, or None where none was begun, or none that can be read.
-
-    A driver killed while Tune writes its state leaves half a file. Finished trials are artifacts, so that a
-    new run costs their look-up only.
-    """
-    from ray import tune
-
-    path = storage.child_uri(f"ray/tune/{name}")
-    if not tune.Tuner.can_restore(path):
-        return None
-    try:
-        return tune.Tuner.restore(path, trainable=trainable, restart_errored=True)
-    except Exception:
-        storage.delete_tree(f"ray/tune/{name}")
-        return None
 
 
 @contextmanager

@@ -1,14 +1,16 @@
 """Where artifacts live: a local path or an object store, written whole or not at all."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from pyarrow import fs
 
@@ -16,7 +18,12 @@ from neulig_ray.errors import InputError, StageError
 from neulig_ray.stages.artifact import Artifact
 
 MANIFEST = "manifest.json"
+Files = Mapping[str, bytes] | Iterator[tuple[str, bytes]]
 _CLAIM_FILES: dict[str, int] = {}
+_PATIENCE: Final = (1.0, 4.0, 15.0)  # seconds before each further attempt after an error that may pass
+_PASSING: Final = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}  # of a shared file system
+_NO_LOCKS: Final = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
+T = TypeVar("T")
 
 
 class Storage:
@@ -24,6 +31,7 @@ class Storage:
 
     An artifact exists when its manifest does: the manifest holds the sha256 and the size in bytes of each
     of its files and is written last. Writing an artifact twice is harmless: the bytes are the same.
+    What an object store or a shared file system refuses is tried again for 20 s, then a StageError.
     """
 
     def __init__(self, uri: str) -> None:
@@ -57,15 +65,18 @@ class Storage:
 
     def child_uri(self, path: str) -> str:
         """The URI of a folder, as Ray's storage_path takes it."""
-        return f"{self.uri.rstrip('/')}/{path}"
+        if self.local:
+            return f"{self.uri.rstrip('/')}/{path}"
+        place, mark, options = self.uri.partition("?")  # s3://bucket/prefix?endpoint_override=HOST:PORT
+        return f"{place.rstrip('/')}/{path}{mark}{options}"
 
     def check_writable(self) -> None:
         """Raises InputError, naming the storage and the remedy, when a file cannot be written there."""
         probe = f".probe-{uuid.uuid4().hex}"
         try:
-            self.write(probe, b"")
+            self._write(self.full(probe), b"")
             self._fs.delete_file(self.full(probe))
-        except (OSError, StageError) as error:
+        except OSError as error:
             raise InputError(
                 f"--storage {self.uri!r} cannot be written: {error}. Name another folder or bucket, "
                 "or mend its permissions."
@@ -74,45 +85,74 @@ class Storage:
     def write(self, path: str, data: bytes) -> None:
         """Write a file whole or not at all: under its final name only when every byte is there."""
         target = self.full(path)
-        part = f"{target}.{uuid.uuid4().hex}.part" if self.local else target  # objects appear whole anyway
+        self._attempt(f"write {target}", lambda: self._write(target, data))
+
+    def _write(self, target: str, data: bytes) -> None:
+        if not self.local:
+            with self._fs.open_output_stream(target) as stream:  # an object appears when it is whole
+                stream.write(data)
+            return
+        part = f"{target}.{uuid.uuid4().hex}.part"
         try:
             self._fs.create_dir(os.path.dirname(target), recursive=True)
             with self._fs.open_output_stream(part) as stream:
                 stream.write(data)
-            if part != target:
-                self._fs.move(part, target)
-        except OSError as error:
+            self._fs.move(part, target)
+        except OSError:
             with contextlib.suppress(OSError):
-                if part != target:
-                    self._fs.delete_file(part)
-            raise StageError(f"cannot write {target}: {error}") from error
+                self._fs.delete_file(part)
+            raise
+
+    def _attempt(self, what: str, work: Callable[[], T]) -> T:
+        """What `work` gives; raises FileNotFoundError at once, other errors as StageError."""
+        for wait in (*_PATIENCE, None):
+            try:
+                return work()
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                if wait is None or (self.local and error.errno not in _PASSING):
+                    raise StageError(f"cannot {what}: {error}") from error
+                time.sleep(wait)
+        raise AssertionError("the last attempt returns or raises")
 
     def read(self, path: str) -> bytes:
         """The bytes of a file; raises FileNotFoundError."""
-        with self._fs.open_input_stream(self.full(path)) as stream:
-            return bytes(stream.read())
+
+        def work() -> bytes:
+            with self._fs.open_input_stream(self.full(path)) as stream:
+                return bytes(stream.read())
+
+        return self._attempt(f"read {self.full(path)}", work)
 
     def download(self, path: str, target: Path) -> None:
         """Copy a file to a local path, a piece at a time; raises FileNotFoundError."""
-        with self._fs.open_input_stream(self.full(path)) as stream, target.open("wb") as out:
-            while piece := stream.read(1 << 24):
-                out.write(piece)
+
+        def work() -> None:
+            with self._fs.open_input_stream(self.full(path)) as stream, target.open("wb") as out:
+                while piece := stream.read(1 << 24):
+                    out.write(piece)
+
+        self._attempt(f"copy {self.full(path)} to {target}", work)
 
     def is_file(self, path: str) -> bool:
-        return self._fs.get_file_info(self.full(path)).type == fs.FileType.File
+        info = self._attempt(f"look at {self.full(path)}", lambda: self._fs.get_file_info(self.full(path)))
+        return bool(info.type == fs.FileType.File)
 
-    def commit(self, artifact: Artifact, files: Mapping[str, bytes], info: Mapping[str, Any]) -> None:
-        """Write the files, then the manifest with their hashes and `info` (plain JSON values)."""
-        for name, data in files.items():
+    def commit(self, artifact: Artifact, files: Files, info: Mapping[str, Any]) -> None:
+        """Write the files, then the manifest with their hashes and `info` (plain JSON values).
+
+        Files too large to be in memory together come one by one from an iterator; `info` is read after it.
+        """
+        listed = {}
+        for name, data in files.items() if isinstance(files, Mapping) else files:
             self.write(f"{artifact.path}/{name}", data)
+            listed[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         manifest = {
             "kind": artifact.kind,
             "label": artifact.label,
             "fingerprint": artifact.fingerprint,
-            "files": {
-                name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-                for name, data in files.items()
-            },
+            "files": listed,
             "info": dict(info),
         }
         self.write(f"{artifact.path}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
@@ -131,12 +171,13 @@ class Storage:
     def delete_tree(self, path: str) -> None:
         """Remove a folder with all below it; one that is not there is no error."""
         with contextlib.suppress(FileNotFoundError):
-            self._fs.delete_dir(self.full(path))
+            self._attempt(f"remove {self.full(path)}", lambda: self._fs.delete_dir(self.full(path)))
 
     def files(self, path: str) -> list[fs.FileInfo]:
         """All files below a folder, with their sizes."""
         selector = fs.FileSelector(self.full(path), recursive=True, allow_not_found=True)
-        return [info for info in self._fs.get_file_info(selector) if info.type == fs.FileType.File]
+        found = self._attempt(f"list {self.full(path)}", lambda: self._fs.get_file_info(selector))
+        return [info for info in found if info.type == fs.FileType.File]
 
     @contextlib.contextmanager
     def claim(self, artifact: Artifact, *, wait: bool) -> Iterator[bool]:
@@ -154,6 +195,11 @@ class Storage:
             fcntl.lockf(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, offset)
         except (BlockingIOError, PermissionError):
             yield False
+            return
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise StageError(f"cannot lock {self.full('.claims')}: {error}") from error
+            yield True  # a file system without locks is like an object store
             return
         try:
             yield True

@@ -151,7 +151,9 @@ def _write(client: Any, experiment_id: str, run: Run, known: dict[str, Any], par
         client.set_tag(run_id, CONTENT, "")  # from here on the run stands for neither state
     _write_files(client, run_id, run)
     now = int(time.time() * 1000)
-    metrics = [Metric(name, value, now, step) for name, value, step in run.metrics]
+    # One time for all attempts at a first filling: points that are sent again are the same points.
+    when = now if finished else known[run.key].info.start_time
+    metrics = [Metric(name, value, when, step) for name, value, step in run.metrics]
     params = [Param(name, value) for name, value in run.params.items()]
     tags = [RunTag(name, x) for name, x in _tags(run).items() if finished or there.get(name) != x]
     for start in range(_BATCH, len(metrics), _BATCH):

@@ -1,0 +1,117 @@
+"""`neulig import`: an expert that another project made becomes a tower file, or a tower in the storage."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neulig_ray.errors import InputError
+from neulig_ray.plugins import load_plugins, read_plugins
+
+if TYPE_CHECKING:
+    from neulig_ray.models.foreign.towers import Tower
+
+_SOURCES = """\
+SOURCE is one of
+  a folder or hub id (hf-hub:OWNER/NAME) of transformers' CLIPVisionModel, CLIPVisionModelWithProjection or
+  CLIPModel;
+  a folder or hub id of open_clip;
+  a .safetensors file, or a file of torch.save or pickle, that holds an open_clip model, its visual tower, or
+  a module around one (TALL-masks' state dicts, task_vectors' finetuned.pt).
+Pickles are read in a process of their own that rebuilds tensors and runs nothing.
+"""
+
+
+def main(command: str, arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog=f"neulig {command}",
+        description=__doc__,
+        epilog=_SOURCES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SOURCE")
+    parser.add_argument("--arch", required=True, help="`neulig ls archs`, or any open_clip ViT or RN name")
+    parser.add_argument("--task", required=True, help="what it was fine-tuned on (`neulig ls tasks`)")
+    parser.add_argument(
+        "--origin",
+        required=True,
+        help="what it was fine-tuned from, as an experiment's `origins` names it: an open_clip tag such as "
+        "openai, a path, hf-hub:OWNER/NAME, NAME=PLACE. Read only where SOURCE lacks the projection",
+    )
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--out", type=Path, metavar="FILE", help="the tower file (.safetensors)")
+    place.add_argument("--storage", metavar="URI", help="the storage that experiments read")
+    parser.add_argument(
+        "--plugins", nargs="*", default=[], metavar="PATH", help="files that add archs or tasks"
+    )
+    given = parser.parse_args(arguments)
+    load_plugins(read_plugins(given.plugins))
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", given.task):
+        raise InputError(f"--task {given.task!r}: use letters, digits, '_', '.' and '-'")
+    if given.out is not None and given.out.suffix != ".safetensors":
+        raise InputError(f"--out {str(given.out)!r}: a tower file ends in .safetensors")
+    return _import(given)
+
+
+def _import(given: argparse.Namespace) -> int:
+    from neulig_ray.models.archs import ARCHS
+    from neulig_ray.models.foreign.checkpoints import locate, read_checkpoint
+    from neulig_ray.models.foreign.origins import check_origin
+    from neulig_ray.models.foreign.towers import expert_bytes, find_tower
+    from neulig_ray.models.sources import parse_origin
+    from neulig_ray.tasks import TASKS
+
+    arch, origin = ARCHS[given.arch], parse_origin(given.origin)
+    if origin.kind == "tag":
+        check_origin(arch, origin)
+    checkpoint = read_checkpoint(locate(given.source))
+    tower = find_tower(checkpoint, arch, lambda: _origin(given).visual.proj.detach())
+    data = expert_bytes(
+        tower, checkpoint, arch, task=given.task, origin=origin.name, source=_told(given.source)
+    )
+    _tell(checkpoint.where, tower, list(checkpoint.inert))
+    if given.task not in TASKS:
+        print(f"  task {given.task}: `neulig ls tasks` has none of that name; it can be merged all the same")
+    _write(given, data)
+    return 0
+
+
+def _origin(given: argparse.Namespace) -> Any:
+    from neulig_ray.stages.origins import open_stored
+
+    return open_stored(given.arch, given.origin, given.storage)
+
+
+def _told(source: str) -> str:
+    """The source as it stays in the file: a path by its last two parts, no folder of somebody's machine."""
+    if ":" in source:
+        return source
+    return "/".join(Path(source).expanduser().resolve().parts[-2:])
+
+
+def _tell(where: str, tower: "Tower", inert: list[str]) -> None:
+    print(f"{where}: {tower.layout}, {len(tower.state)} tensors of the visual tower")
+    if tower.projection_from_origin:
+        print("  its projection into the embeddings is the origin's: a CLIPVisionModel ends before it")
+    if tower.dropped:
+        values = sum(tensor.numel() for tensor in tower.dropped.values())
+        shown = ", ".join(list(tower.dropped)[:3])
+        print(f"  left out: {len(tower.dropped)} tensors, {values:,} values, not of the tower ({shown}, ...)")
+    if inert:
+        print(f"  a pickle: nothing of it was run; left inert: {', '.join(inert[:5])}")
+
+
+def _write(given: argparse.Namespace, data: bytes) -> None:
+    if given.out is not None:
+        from neulig_ray.models.foreign.export import write_whole
+
+        write_whole(given.out, data)
+        print(f"wrote {given.out}; in an experiment: --experts {given.out}")
+        return
+    from neulig_ray.stages.imported import store_bytes, stored_name
+    from neulig_ray.stages.storage import Storage
+
+    storage = Storage(given.storage)
+    storage.check_writable()
+    print(f"stored; in an experiment of {storage.uri}: --experts {stored_name(store_bytes(data, storage))}")

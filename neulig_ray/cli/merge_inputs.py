@@ -1,0 +1,220 @@
+"""The models of `neulig merge`: found, opened, and checked against each other before anything is written."""
+
+import contextlib
+import difflib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neulig_ray.errors import InputError
+from neulig_ray.merging.checkpoints import Checkpoint, Tower, fitting_base, open_checkpoint, twins
+from neulig_ray.merging.models import check_specs, differences
+from neulig_ray.merging.sources import Source
+
+MANIFEST = "manifest.json"
+# What two models of one architecture share in what their files say of themselves.
+_ARCHITECTURE = ("arch", "activation", "config")
+
+
+@dataclass(frozen=True)
+class Input:
+    """A model as it was named. `identity`: its content's sha256 where that is known, else name and size."""
+
+    given: str
+    label: str
+    checkpoint: Checkpoint
+    identity: Mapping[str, Any]
+
+    @property
+    def path(self) -> Path:
+        return self.checkpoint.path
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        return self.checkpoint.about
+
+    def record(self) -> dict[str, Any]:
+        """What the merged file remembers of it."""
+        return {"label": self.label, **self.identity}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that a merge reads. `notes`: what people are told of it."""
+
+    experts: tuple[Input, ...]
+    base: Input | None
+    statistics: tuple[Input, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def base_source(self) -> Source | None:
+        """The base as it goes with the experts."""
+        return None if self.base is None else fitting_base(self.base.checkpoint.source, self.first)
+
+    @property
+    def first(self) -> Source:
+        return self.experts[0].checkpoint.source
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The experts by their files' names, as messages call them."""
+        return {expert.given: expert.checkpoint.source for expert in self.experts}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(expert.label for expert in self.experts)
+
+    @property
+    def all(self) -> tuple[Input, ...]:
+        return (*self.experts, *((self.base,) if self.base else ()), *self.statistics)
+
+    @property
+    def kind(self) -> str | None:
+        """Tower or origin, where all experts are such files of neulig: the merged file is one again."""
+        kinds = {expert.about.get("kind") for expert in self.experts}
+        return str(kinds.pop()) if len(kinds) == 1 and kinds <= {"tower", "origin"} else None
+
+
+@contextlib.contextmanager
+def opened(
+    experts: Sequence[str], base: str | None, statistics: Sequence[str], storage: str
+) -> Iterator[Inputs]:
+    """Open and check the models; copies of what an object store holds are gone at the end.
+
+    Raises InputError, naming the files, for what is not there, cannot be read or cannot be merged.
+    """
+    if len(experts) < 2:
+        raise InputError(
+            f"{len(experts)} expert{'' if len(experts) == 1 else 's'} given: a merge takes two or more "
+            "(of one model every method gives back that model, at most rescaled): --experts E1 E2 ..."
+        )
+    for name in experts:
+        if experts.count(name) > 1:
+            raise InputError(f"{name!r} is given twice: each expert counts once")
+    with tempfile.TemporaryDirectory(prefix="neulig-merge-") as folder:
+        find = _Finder(storage, Path(folder))
+        labels = _labels([*experts])
+        found = tuple(find(name, label) for name, label in zip(experts, labels, strict=True))
+        origin = None if base is None else find(base, _stem(base))
+        measured = tuple(find(name, _stem(name)) for name in statistics)
+        inputs = Inputs(found, origin, measured, ())
+        yield Inputs(found, origin, measured, tuple(_check(inputs)))
+
+
+def _check(inputs: Inputs) -> Iterator[str]:
+    """Notes on models that fit together; raises InputError for those that do not."""
+    first, *others = inputs.experts
+    for number, one in enumerate(inputs.experts):
+        for other in inputs.experts[number + 1 :]:
+            if one.path.samefile(other.path):
+                raise InputError(
+                    f"{one.given!r} and {other.given!r} are the same file: each expert counts once"
+                )
+    base = inputs.base
+    for other in (*others, *((base,) if base else ())):
+        for key in _ARCHITECTURE:
+            mine, theirs = first.about.get(key), other.about.get(key)
+            if mine is not None and theirs is not None and mine != theirs:
+                shown = "" if key == "config" else f" ({mine!r} and {theirs!r})"
+                raise InputError(
+                    f"{first.given!r} and {other.given!r} are of different {key}{shown}: merging takes "
+                    "models of one architecture"
+                )
+    specs = {name: source.specs for name, source in inputs.sources.items()}
+    source = inputs.base_source
+    if base is not None and source is not None:
+        specs[base.given] = source.specs
+        if isinstance(source, Tower):
+            yield f"{base.given} is a whole CLIP and the experts are towers: its visual tower is the base"
+    check_specs(specs)
+    if pair := twins(inputs.sources):
+        raise InputError(f"{pair[0]!r} and {pair[1]!r} hold the same tensors: each expert counts once")
+    yield from differences(specs)
+    origins = {
+        about["origin_fingerprint"]: about.get("origin") for about in _abouts(inputs, "origin_fingerprint")
+    }
+    if len(origins) > 1:
+        yield f"the experts come from different origins: {', '.join(map(str, origins.values()))}"
+
+
+def _abouts(inputs: Inputs, key: str) -> list[Mapping[str, Any]]:
+    return [expert.about for expert in inputs.experts if expert.about.get(key)]
+
+
+class _Finder:
+    """Finds models by path, and by name in the storage, which is opened when a name asks for it."""
+
+    def __init__(self, storage: str, folder: Path) -> None:
+        self._uri, self._folder = storage, folder
+
+    def __call__(self, name: str, label: str) -> Input:
+        path, sha256 = self._locate(name)
+        checkpoint = open_checkpoint(path)
+        if checkpoint.about.get("kind") == "masked":
+            raise InputError(
+                f"{name!r} is a masked model of {checkpoint.about.get('method')}: make the dense model of "
+                "one task with --task when it is merged"
+            )
+        identity = {"sha256": sha256} if sha256 else {"file": path.name, "bytes": path.stat().st_size}
+        return Input(name, label, checkpoint, identity)
+
+    def _locate(self, name: str) -> tuple[Path, str | None]:
+        path = Path(name).expanduser()
+        if path.is_file():
+            return path, _stored_sha256(path)
+        if (path / MANIFEST).is_file():
+            from neulig_ray.stages.lookup import tensors_in
+
+            file, sha256 = tensors_in(json.loads((path / MANIFEST).read_text()), str(path))
+            return Path(file), sha256
+        if path.is_dir():
+            raise InputError(f"{name!r} is a folder: name a file of tensors in it")
+        from neulig_ray.stages.lookup import find, local_copy, looks_stored, tensors_of
+        from neulig_ray.stages.storage import Storage
+
+        if not looks_stored(name):
+            raise _missing(path, name)
+        storage = Storage(self._uri)
+        file, sha256 = tensors_of(storage, find(storage, name))
+        return local_copy(storage, file, self._folder), sha256
+
+
+def _stored_sha256(path: Path) -> str | None:
+    """The hash in the manifest beside a file of a storage; None for other files: hashing would read them."""
+    manifest = path.parent / MANIFEST
+    if not manifest.is_file():
+        return None
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        return str(json.loads(manifest.read_text())["files"][path.name]["sha256"])
+    return None
+
+
+def _missing(path: Path, name: str) -> InputError:
+    files = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, files, n=3, cutoff=0.6)
+    hint = f" Did you mean {' or '.join(str(path.with_name(n)) for n in near)}?" if near else ""
+    return InputError(
+        f"there is no file {name!r}.{hint} A stored model is named as KIND:LABEL, such as "
+        "expert:tiny-vit.digits@seed-0, or by the first six digits of its fingerprint."
+    )
+
+
+def _stem(name: str) -> str:
+    path = Path(name)
+    known = path.suffix in (".safetensors", ".pt", ".pth", ".bin")
+    return (path.stem if known else path.name).rpartition(":")[2]
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """File stems; with their folders, or a number, where these are not unique."""
+    labels = [_stem(name) for name in names]
+    if len(set(labels)) < len(labels):
+        labels = [f"{Path(name).parent.name}/{_stem(name)}" for name in names]
+    return [
+        label if labels.count(label) == 1 else f"{label}#{number}"
+        for number, label in enumerate(labels, start=1)
+    ]

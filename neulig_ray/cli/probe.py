@@ -1,0 +1,106 @@
+"""What one node says of itself. This module travels to the nodes by value (see `cluster_doctor`).
+
+A node with another neulig-ray, or with none, must be able to say so: nothing outside the standard library is
+imported before it is asked for, and the answer is plain values.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("ray", "torch", "torchvision", "open_clip_torch", "mlflow", "numpy", "pyarrow")
+
+
+def examine(storage: str, mark: str, tracking_uri: str | None) -> dict[str, Any]:
+    """Versions, GPUs that compute, the storage, MLflow, disk and memory (bytes free, in all) of this node.
+
+    `mark` is a file that the driver wrote to the storage; `tracking_uri` None leaves MLflow out. What
+    fails is told in words: `*_error`, empty if all is well.
+    """
+    found: dict[str, Any] = {"versions": versions()}
+    found["gpus"], found["gpu_error"] = [], _error(lambda: found["gpus"].extend(_gpus()))
+    found["marked"] = False
+    found["storage_error"] = _error(lambda: found.update(marked=_storage(storage, mark)))
+    found["tracking_error"] = _error(lambda: _tracking(tracking_uri)) if tracking_uri else ""
+    found["disk"] = _disk()
+    found["memory"] = _memory()
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of what must be equal on all nodes; neulig-ray's with the start of its code's sha256."""
+    found = {"python": platform.python_version(), "neulig-ray": f"{_version('neulig-ray')} ({_code()})"}
+    return {**found, **{name: _version(name) for name in PACKAGES}}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _code() -> str:
+    """The same version number may stand for any state of a checkout."""
+    spec = importlib.util.find_spec("neulig_ray")
+    if spec is None or spec.origin is None:
+        return "missing"
+    root, digest = Path(spec.origin).parent, hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def _gpus() -> list[str]:
+    """Names of the GPUs on which torch computes a sum: seeing one is not yet being able to use it."""
+    import torch
+
+    for index in range(torch.cuda.device_count()):
+        torch.ones(2, device=f"cuda:{index}").sum().item()
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def _storage(uri: str, mark: str) -> bool:
+    """Whether the driver's mark is there; raises what `check_writable` does."""
+    from neulig_ray.stages.storage import Storage
+
+    storage = Storage(uri)
+    storage.check_writable()
+    return storage.is_file(mark)
+
+
+def _tracking(uri: str) -> None:
+    from neulig_ray.tracking.store import check
+
+    check(uri)
+
+
+def _disk() -> tuple[int, int]:
+    """Bytes (free, total) where this node's Ray keeps its files."""
+    from ray._private import worker
+
+    usage = shutil.disk_usage(worker._global_node.get_session_dir_path())
+    return usage.free, usage.total
+
+
+def _memory() -> tuple[int, int]:
+    """Bytes (free, total) as Ray counts them, which knows a container's limits."""
+    from ray._common.utils import get_system_memory
+    from ray._private.utils import get_used_memory
+
+    total = int(get_system_memory())
+    return total - int(get_used_memory()), total
+
+
+def _error(check: Callable[[], object]) -> str:
+    try:
+        check()
+    except Exception as error:
+        text = str(error).strip() or type(error).__name__
+        return text.splitlines()[0][:300]
+    return ""

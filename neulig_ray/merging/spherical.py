@@ -1,0 +1,67 @@
+"""Tensors as directions on a sphere: what SLERP, multi-SLERP and the Karcher mean share.
+
+Each of them gives a linear combination sum_i c_i x_i of the n tensors of one name, with coefficients that
+depend on the tensors' inner products alone. So a first pass collects those, one (n, n) matrix a tensor, and
+the merge is elementwise: memory depends neither on n nor on the largest tensor.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import torch
+
+from neulig_ray.errors import InputError
+from neulig_ray.merging._options import About
+from neulig_ray.merging.models import Models
+
+On = Annotated[
+    Literal["weights", "deltas"], About("what lies on the sphere: parameters, or differences from the base")
+]
+Coefficients = dict[str, torch.Tensor]
+TINY = 1e-8  # a norm, or the sine of an angle, that directions cannot be told from
+
+
+def check_base(method: str, models: Models, on: str) -> None:
+    """Raises InputError where the base is wanted and missing."""
+    if on == "deltas" and models.base is None:
+        raise InputError(f"{method} on deltas needs the base model: give its origin, or use on = 'weights'")
+
+
+def coefficients(
+    models: Models, on: str, rule: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> Coefficients:
+    """name -> c float64 (n,): what `rule` makes of each tensor's norms (n,) and cosines (n, n).
+
+    The cosines of a zero tensor are zero. In float64: models of one origin are at small angles.
+    """
+    products: dict[str, torch.Tensor] = {}
+    for piece, found in models.map("angles", _products, elementwise=True, on=on):
+        products[piece.name] = products[piece.name] + found if piece.name in products else found
+    return {name: rule(*_angles(gram)) for name, gram in products.items()}
+
+
+def _products(tensors: torch.Tensor, *, base: torch.Tensor | None = None, on: str) -> torch.Tensor:
+    rows = vectors(tensors, base, on).double()
+    return rows @ rows.T
+
+
+def _angles(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    norms = gram.diagonal().sqrt()
+    inverse = torch.where(norms > 0, 1 / norms, 0)
+    return norms, (gram * inverse * inverse[:, None]).clamp(-1, 1)
+
+
+def vectors(tensors: torch.Tensor, base: torch.Tensor | None, on: str) -> torch.Tensor:
+    """The tensors (n, size), or their differences from the base."""
+    if on == "weights":
+        return tensors
+    assert base is not None, "refused by check_base"
+    return tensors - base
+
+
+def combine(
+    tensors: torch.Tensor, base: torch.Tensor | None, on: str, coefficients: torch.Tensor
+) -> torch.Tensor:
+    """sum_i c_i x_i of tensors (n, size), or of their differences from the base, and then on top of it."""
+    found = coefficients.float() @ vectors(tensors, base, on)
+    return found + base if on == "deltas" and base is not None else found

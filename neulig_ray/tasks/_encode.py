@@ -1,0 +1,138 @@
+"""From pictures to blocks of uint8 arrays: decoding, fitting to a size, views of the training transform."""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neulig_ray.errors import InputError
+from neulig_ray.seeds import stable_generator
+from neulig_ray.tasks._pictures import Labels, Pictures
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MOST_DAMAGED = 0.01
+# open_clip's training transform: a random crop of this share of the area and this aspect ratio, resized.
+CROP_AREA, CROP_RATIO = (0.9, 1.0), (3 / 4, 4 / 3)
+
+
+@dataclass(frozen=True)
+class Crops:
+    """The training transform, drawn anew for each view of each image: size x size pixels."""
+
+    task: str
+    size: int
+    views: int
+
+
+@dataclass
+class Damaged:
+    """Images of one split that do not decode; more than 1 % of them is an InputError."""
+
+    where: str
+    total: int
+    names: list[str] = field(default_factory=list)
+
+    def add(self, name: str, error: Exception) -> None:
+        self.names.append(f"{name} ({type(error).__name__}: {error})")
+        if len(self.names) > MOST_DAMAGED * self.total:
+            shown = "; ".join(self.names[:5])
+            raise InputError(
+                f"{self.where}: more than {MOST_DAMAGED:.0%} of {self.total} images do not decode: {shown}. "
+                "Fetch or place the data again"
+            )
+
+
+def encode(
+    pictures: Pictures,
+    size: int | None,
+    per_block: int,
+    damaged: Damaged,
+    crops: Crops | None = None,
+    threads: int = 1,
+) -> Iterator[tuple[np.ndarray, Labels]]:
+    """Blocks of at most `per_block` images uint8 (B, H, W, 3), and their labels; damaged ones are left out.
+
+    `size` is the side in pixels that every image is fitted to; None where they have one size as they are.
+    With `crops`, all images follow once for each view. No more than two blocks are in memory at once.
+    """
+    views = range(crops.views) if crops else (None,)
+    items = [(view, row) for view in views for row in range(len(pictures))]
+
+    def read(item: tuple[int | None, int]) -> np.ndarray | Exception:
+        view, row = item
+        try:
+            image = pictures.read(row).convert("RGB")
+            if crops is not None:
+                return np.asarray(_cropped(image, crops, view or 0, row))
+            return np.asarray(image if size is None else fitted(image, size))
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(items), per_block):
+            block = items[start : start + per_block]
+            images, rows = [], []
+            for (view, row), found in zip(block, pool.map(read, block), strict=True):
+                if not isinstance(found, Exception):
+                    images.append(found)
+                    rows.append(row)
+                elif not view:  # counted once, not for each of its views
+                    damaged.add(pictures.describe(row), found)
+            if images:
+                yield _stacked(images, rows, pictures, damaged.where), pictures.labels[rows]
+
+
+def _stacked(images: list[np.ndarray], rows: list[int], pictures: Pictures, where: str) -> np.ndarray:
+    for image, row in zip(images, rows, strict=True):
+        if image.shape != images[0].shape:
+            raise InputError(
+                f"{where}: {pictures.describe(row)} is {_pixels(image)}, but {pictures.describe(rows[0])} is "
+                f"{_pixels(images[0])}: images of this data set have one size. Fetch or place the data again"
+            )
+    return np.stack(images)
+
+
+def _pixels(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]} pixels"
+
+
+def fitted(image: "Image", size: int) -> "Image":
+    """open_clip's evaluation transform: the shorter side resized to `size` (bicubic), then the middle."""
+    from PIL.Image import Resampling
+
+    shorter = min(image.size)
+    if shorter != size:
+        width, height = (int(size * side / shorter) for side in image.size)
+        image = image.resize((width, height), Resampling.BICUBIC)
+    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def _cropped(image: "Image", crops: Crops, view: int, row: int) -> "Image":
+    from PIL.Image import Resampling
+
+    box = crop_box(stable_generator(crops.task, "view", view, row), image.width, image.height)
+    return image.crop(box).resize((crops.size, crops.size), Resampling.BICUBIC)
+
+
+def crop_box(rng: np.random.Generator, width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of a random resized crop: area and aspect ratio (log-uniform) in their ranges.
+
+    Ten tries; then the largest box in the middle whose aspect ratio is within the range.
+    """
+    for _ in range(10):
+        area = width * height * rng.uniform(*CROP_AREA)
+        ratio = math.exp(rng.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    w = min(width, round(height * CROP_RATIO[1]))
+    h = min(height, round(width / CROP_RATIO[0]))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h

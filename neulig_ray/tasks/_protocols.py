@@ -1,0 +1,73 @@
+"""Which image is in which split: protocols `standard` and `paper`."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from neulig_ray.errors import InputError
+from neulig_ray.tasks import _splits
+from neulig_ray.tasks._base import Protocol, Task
+from neulig_ray.tasks._names import check_names
+from neulig_ray.tasks._pictures import Labels, Pictures, pooled
+
+VAL_SHARE, MOST_VAL = 0.1, 5000
+
+
+def standard_rows(task: str, seed: int, labels: Labels) -> dict[str, Labels]:
+    """Train and val rows of an official training split: val has 10 % of each class, at most 5000 images."""
+    val = min(MOST_VAL, max(1, round(VAL_SHARE * len(labels))))
+    rows = _splits.stratified(task, seed, labels, {"val": val, "train": len(labels) - val})
+    return {name: np.sort(rows[name]) for name in ("train", "val")}
+
+
+def paper_rows(total: int, held_out: int) -> dict[str, Labels]:
+    """The reference's rows of an official training split of `total` images.
+
+    `held_out` images, as many as the official test split has, become val (its "shadow" split). The others
+    are halved: target train, and the "test" of its tables. One permutation by torch's generator of seed 0 is
+    cut in the order train, test, val. Raises InputError where nothing would be left to halve.
+    """
+    import torch
+
+    left = total - held_out
+    if held_out < 1 or left < 2:
+        raise InputError(
+            f"protocol paper: of {total} training images {held_out} go to val, and {max(left, 0)} are left "
+            "for train and test: use protocol standard"
+        )
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(0)).numpy()
+    ends = (left // 2, left)
+    return {"train": order[: ends[0]], "val": order[ends[1] :], "test": order[ends[0] : ends[1]]}
+
+
+def official(task: Task, splits: Mapping[str, Pictures]) -> dict[str, Pictures]:
+    """The official splits after their checks: labels in range, and the data's class names the task's."""
+    assert task.files is not None
+    if missing := [name for name in ("train", "test") if name not in splits]:
+        raise InputError(f"task {task.name!r} gives no {' and no '.join(missing)} split")
+    for name, pictures in splits.items():
+        if pictures.class_names is not None:
+            check_names(task.name, task.files.names, pictures.class_names, f"split {name!r} of the data")
+        task.check_labels(pictures.labels, name)
+    return dict(splits)
+
+
+def divide(task: Task, protocol: Protocol, seed: int, splits: Mapping[str, Pictures]) -> dict[str, Pictures]:
+    """Train, val and test of a protocol, from a task's official splits (train, test and perhaps val).
+
+    `standard` keeps an official val split and carves one from train where there is none; its test is the
+    official one. `paper` never shows the official test split.
+    """
+    train, test = splits["train"], splits["test"]
+    if protocol == "standard":
+        if "val" in splits:
+            return {"train": train, "val": splits["val"], "test": test}
+        rows = standard_rows(task.name, seed, train.labels)
+        return {"train": train.take(rows["train"]), "val": train.take(rows["val"]), "test": test}
+    pool = pooled([train, splits["val"]]) if "val" in splits else train
+    held_out = task.files.held_out if task.files and task.files.held_out else len(test)
+    try:
+        rows = paper_rows(len(pool), held_out)
+    except InputError as error:
+        raise InputError(f"task {task.name!r}, {error}") from None
+    return {name: pool.take(rows[name]) for name in ("train", "val", "test")}

@@ -1,0 +1,20 @@
+"""Stanford Cars: 196 makes, models and years; from the hub, since the source of torchvision's is gone."""
+
+from neulig_ray.tasks._hub import hub_task
+
+cars = hub_task(
+    "cars",
+    "tanganke/stanford_cars",
+    templates=(
+        "a photo of a {}.",
+        "a photo of the {}.",
+        "a photo of my {}.",
+        "i love my {}!",
+        "a photo of my dirty {}.",
+        "a photo of my clean {}.",
+        "a photo of my new {}.",
+        "a photo of my old {}.",
+    ),
+    source="hub tanganke/stanford_cars",
+    num_images={"train": 8144, "test": 8041},
+)

@@ -1,0 +1,50 @@
+"""Run on the head before `ray down` of machines of one's own: stops Ray everywhere, and the MLflow server.
+
+    ray exec clusters/local.yaml 'python ~/neulig/scripts/stop_cluster.py'
+
+`ray down` itself reaches the head alone: workers whose head is gone end late, and not with all their processes.
+The head goes first, or its autoscaler would launch the workers again.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+STOP = "ray stop --grace-period 60"
+SSH = ("ssh", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR")
+SECONDS = 120
+
+
+def stopped(name: str, *command: str) -> bool:
+    """Run a command to its end; says what happened."""
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        print(f"{name}: no end after {SECONDS} s")
+        return False
+    words = (done.stdout + done.stderr).strip().splitlines()
+    print(f"{name}: {'stopped' if done.returncode == 0 else words[-1] if words else done.returncode}")
+    return done.returncode == 0
+
+
+def main() -> int:
+    config = yaml.safe_load(Path("~/ray_bootstrap_config.yaml").expanduser().read_text())
+    fine = [
+        stopped("head", *STOP.split()),
+        stopped("MLflow", str(Path(__file__).with_name("mlflow_server.sh")), "stop"),
+    ]
+    key = Path(config["auth"]["ssh_private_key"]).expanduser()
+    for address in config["provider"].get("worker_ips", ()):
+        user = config["auth"]["ssh_user"]
+        # As Ray logs in: .bashrc knows where `ray` is, and may end early for a shell that is not interactive.
+        command = f"bash --login -i -c '{STOP}'"
+        fine.append(stopped(address, *SSH, "-i", str(key), f"{user}@{address}", command))
+    return 0 if all(fine) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
