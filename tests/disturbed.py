@@ -1,4 +1,4 @@
-"""What the tests that kill processes compare: `smallest` with its own origin, run with and without disturbance."""
+"""What the tests that kill compare: `smallest` with an origin of its own, disturbed and undisturbed."""
 
 import contextlib
 import hashlib

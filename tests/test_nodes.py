@@ -1,9 +1,9 @@
 """Three nodes on one machine: `smallest`, with a node killed in the middle of every stage.
 
-One run is disturbed in each of its stages, each time seen to be in the middle of it; a new node comes in place
-of the lost one. A stage is kept from ending before that by a claim on its last artifact, held by this process
-as another driver would. In the trainings and the search a single process is killed before the node is.
-The head is the driver's node: losing it is losing the driver (tests/test_resume.py).
+One run is disturbed in each of its stages, each time seen to be in the middle of it; a new node comes in
+place of the lost one. A stage is kept from ending before that by a claim on its last artifact, held by this
+process as another driver would. In the trainings and the search a single process is killed before the node
+is. The head is the driver's node: losing it is losing the driver (tests/test_resume.py).
 """
 
 import contextlib
