@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -59,12 +60,8 @@ def main() -> int:
 
 
 def build_requirements() -> list[str]:
-    import tomllib
-
-    requires: list[str] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["build-system"][
-        "requires"
-    ]
-    return requires
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    return list(project["build-system"]["requires"])
 
 
 def mentions(pid: int, work: Path) -> bool:
@@ -86,7 +83,7 @@ def inside(work: Path) -> None:
     machines = Machines(work)
     offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(work / "wheels"), "PIP_ROOT_USER_ACTION": "ignore"}
     for name, address in (("head", HEAD), ("worker", WORKER)):
-        home = machines.add(name, address, {**offline, **ENVIRONMENT})
+        home = machines.add(name, address, offline)
         make_environment(home / "neulig-env")
     before = processes()
     storage = work / "storage"  # what a shared file system is to real machines

@@ -2,7 +2,7 @@
 
     ray exec clusters/local.yaml 'python ~/neulig/scripts/stop_cluster.py'
 
-`ray down` itself reaches the head alone: workers whose head is gone end late, and not with all their processes.
+`ray down` itself reaches the head alone: workers whose head is gone end late, and some processes never do.
 The head goes first, or its autoscaler would launch the workers again.
 """
 

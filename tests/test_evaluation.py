@@ -33,7 +33,7 @@ from neulig_ray.evaluation.baselines import (
 from neulig_ray.evaluation.bench import Bench, choose
 from neulig_ray.evaluation.granularity import Betas, serve
 from neulig_ray.evaluation.ligands import evaluate_hard_routing, evaluate_ligand, task_accuracies
-from neulig_ray.evaluation.merges import Tuning, evaluate_merge
+from neulig_ray.evaluation.merges import evaluate_merge
 from neulig_ray.evaluation.rows import COLUMNS
 from neulig_ray.evaluation.served import Ingredients
 from neulig_ray.ligand.coopvec import coopvecs

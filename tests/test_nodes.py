@@ -1,115 +1,194 @@
-"""Three nodes on one machine: `smallest`, with a node killed in the middle of every stage.
+"""`neulig doctor --cluster`: which nodes it expects, what it finds wrong with one, and what it says."""
 
-One run is disturbed in each of its stages, each time seen to be in the middle of it; a new node comes in
-place of the lost one. A stage is kept from ending before that by a claim on its last artifact, held by this
-process as another driver would. In the trainings and the search a single process is killed before the node
-is. The head is the driver's node: losing it is losing the driver (tests/test_resume.py).
-"""
-
-import contextlib
-import os
-import signal
-from collections.abc import Callable
+import json
+import socket
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 import pytest
-from conftest import Command
-from disturbed import FLAGS, SMALLEST, checkpoints, hashes, results
-from nodes import PROGRAM, Nodes
+from conftest import REPOSITORY
+from hypothesis import given
+from hypothesis import strategies as st
 
-from neulig_ray.cli.experiments import load
-from neulig_ray.cli.options import parse
-from neulig_ray.stages.plan import Plan, make_plan
-from neulig_ray.stages.storage import Storage
+from neulig_ray.cli import main, nodes, probe
+from neulig_ray.cli.nodes import Expected, expected, judge, missing
+from neulig_ray.errors import InputError
 
-pytestmark = pytest.mark.slow
-
-SMALL = "ray::_execute"
-TRAINING = "ray::RayTrainWorker"
-TRIAL = "ray::ImplicitFunc.train"
-STAGES = {
-    "tasks": SMALL,
-    "origins": TRAINING,
-    "heads": SMALL,
-    "experts": TRAINING,
-    "embeddings": SMALL,
-    "search": TRIAL,
-    "evaluations": SMALL,
+HERE = probe.versions()
+GIB = 1 << 30
+WELL: dict[str, Any] = {
+    "versions": HERE,
+    "gpus": ["H100", "H100"],
+    "gpu_error": "",
+    "marked": True,
+    "storage_error": "",
+    "tracking_error": "",
+    "disk": (20 * GIB, 100 * GIB),
+    "memory": (6 * GIB, 100 * GIB),
 }
 
 
-@pytest.fixture(scope="module")
-def plan() -> Plan:
-    experiment, _ = load(SMALLEST)
-    return make_plan(parse(experiment, FLAGS, prog="test", description="")[0])
+def remedies(found: dict[str, Any], gpus: float = 2) -> dict[str, str]:
+    """Column -> remedy of what is wrong with the node."""
+    cells = judge({**WELL, **found}, HERE, gpus, asked_tracking=True)
+    return {name: cell.remedy for name, cell in cells.items() if cell.remedy}
 
 
-@pytest.fixture(scope="module")
-def disturbed(
-    plan: Plan, start_command: Callable[..., Command], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Command]:
-    """The storage of the run whose nodes were killed, and its command."""
-    nodes = Nodes(start_command(program=PROGRAM))
-    folder = tmp_path_factory.mktemp("disturbed")
-    storage = Storage(str(folder))
-    with contextlib.ExitStack() as held:
-        claims = {}
-        for stage in STAGES:
-            if stage != "origins":  # it has one artifact only
-                last = plan.artifacts()[stage][-1]
-                claims[stage] = held.enter_context(contextlib.ExitStack())
-                assert claims[stage].enter_context(storage.claim(last, wait=False))
-        command = start_command("run", SMALLEST, "--storage", folder, *FLAGS, "--address", nodes.address)
-        for stage, title in STAGES.items():
-            disturb(stage, title, nodes, command, folder)
-            if stage in claims:
-                claims[stage].close()
-    assert command.wait(600) == 0, command.output
-    return folder, command
+# Which nodes -----------------------------------------------------------------------------------------------
 
 
-def disturb(stage: str, title: str, nodes: Nodes, command: Command, folder: Path) -> None:
-    seen: set[Path] = set()
-
-    def new_checkpoint() -> bool:
-        return bool(set(checkpoints(folder, stage)) - seen)
-
-    if title == TRAINING:
-        command.wait_until(new_checkpoint, f"a checkpoint of stage {stage}")
-    if title != SMALL:
-        _, worker = nodes.caught(title, command)
-        seen.update(checkpoints(folder, stage))
-        os.kill(worker, signal.SIGKILL)
-    if title == TRAINING:
-        command.wait_until(new_checkpoint, f"a further checkpoint of stage {stage}")
-    node, _ = nodes.caught(title, command)
-    nodes.kill(node)
+def test_the_files_of_the_repository_say_how_many_nodes_to_expect() -> None:
+    local = expected(str(REPOSITORY / "clusters" / "local.yaml"), None)
+    assert local == Expected(3, ("192.168.0.10", "192.168.0.11", "192.168.0.12"))
+    assert expected(str(REPOSITORY / "cluster.yaml"), None) == Expected(1), "workers come with the work"
+    assert expected(str(REPOSITORY / "cluster.yaml"), 5) == Expected(5)
 
 
-def test_the_results_are_those_of_an_undisturbed_run(
-    disturbed: tuple[Path, Command], undisturbed: Path
+def test_on_the_head_the_file_that_ray_up_left_is_the_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, _ = disturbed
-    expected = results(undisturbed)
-    assert set(expected["status"]) == {"ok"}
-    pd.testing.assert_frame_equal(results(folder), expected, check_exact=True)
-    assert hashes(folder) == hashes(undisturbed)
+    left = tmp_path / "bootstrap.yaml"
+    monkeypatch.setattr(nodes, "BOOTSTRAP", left)
+    assert expected("", None) == Expected(1)
+    assert expected("", 4) == Expected(4)
+    kinds = {"head": {}, "small": {"min_workers": 2}, "large": {"min_workers": 1}}
+    left.write_text(json.dumps({"provider": {"type": "aws"}, "available_node_types": kinds}))
+    assert expected("", None) == Expected(4)
 
 
-def test_trainings_went_on_from_their_checkpoints(disturbed: tuple[Path, Command], plan: Plan) -> None:
-    folder, command = disturbed
-    told = " ".join(command.output.split())
-    for job in (*plan.experts[:1], *(origin.job for origin in plan.origins)):
-        assert job is not None
-        assert f"{job.artifact.label} goes on from its last checkpoint after" in told
-        curve = Storage(str(folder)).manifest(job.artifact)["info"]["curve"]
-        places = [point.get("epoch", point.get("step")) for point in curve]
-        assert places == ([1, 2, 3, 4] if job in plan.experts else [100, 200, 300])
+def test_workers_named_by_host_are_known_by_their_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "gethostbyname", {"head": "10.0.0.1", "w": "10.0.0.2"}.__getitem__)
+    file = tmp_path / "local.yaml"
+    file.write_text("provider: {type: local, head_ip: head, worker_ips: [w]}")
+    assert expected(str(file), None).addresses == ("10.0.0.1", "10.0.0.2")
 
 
-def test_nothing_is_left_over(disturbed: tuple[Path, Command], start_command: Callable[..., Command]) -> None:
-    folder, _ = disturbed
-    assert not [file for file in (folder / "ray").rglob("*") if file.is_file()]
-    command = start_command("storage", "verify", "--storage", folder)
-    assert command.wait(120) == 0, command.output
+@pytest.mark.parametrize("text", [None, "", "- a list", "provider: 3", "provider: {type: local}", "a: b: c"])
+def test_a_file_that_describes_no_cluster_is_refused_by_name(tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "mine.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(InputError, match=r"mine\.yaml.*--nodes N"):
+        expected(str(file), None)
+
+
+addresses = st.lists(st.ip_addresses(v=4).map(str), min_size=1, max_size=6, unique=True)
+
+
+@given(addresses, st.data())
+def test_exactly_the_addresses_that_did_not_come_are_named(all_of: list[str], data: st.DataObject) -> None:
+    came = data.draw(st.lists(st.sampled_from(all_of), unique=True))
+    absent = missing(Expected(len(all_of), tuple(all_of)), came)
+    assert absent == ", ".join(address for address in all_of if address not in came)
+
+
+def test_nodes_without_names_are_counted() -> None:
+    assert missing(Expected(4), ["a", "b"]) == "2 of 4"
+    assert missing(Expected(2), ["a", "b", "c"]) == ""
+
+
+# What is wrong with one ------------------------------------------------------------------------------------
+
+
+def test_nothing_is_wrong_with_a_node_that_is_well() -> None:
+    assert remedies({}) == {}
+    assert remedies({"gpus": []}, gpus=0) == {}
+
+
+@pytest.mark.parametrize("name", sorted(HERE))
+def test_each_version_that_differs_from_the_drivers_is_told(name: str) -> None:
+    found = remedies({"versions": {**HERE, name: "0.0.1"}})
+    assert found.keys() == {"versions"}
+    assert f"{name} {HERE[name]}" in found["versions"]
+
+
+@pytest.mark.parametrize(
+    ("found", "gpus", "told"),
+    [
+        ({"gpus": []}, 2, "torch sees other GPUs"),
+        ({"gpus": ["H100"] * 4}, 2, "torch sees other GPUs"),
+        (
+            {"gpus": [], "gpu_error": "CUDA driver version is insufficient"},
+            2,
+            "driver version is insufficient",
+        ),
+    ],
+)
+def test_gpus_that_torch_cannot_use_or_ray_does_not_hand_out(
+    found: dict[str, Any], gpus: float, told: str
+) -> None:
+    assert told in remedies(found, gpus)["GPUs"]
+
+
+def test_a_folder_of_the_same_name_on_another_disk_is_not_the_storage() -> None:
+    assert "mount one shared folder" in remedies({"marked": False})["storage"]
+    assert remedies({"storage_error": "no space"})["storage"] == "no space"
+
+
+def test_a_server_that_a_node_cannot_reach_is_told_where_nodes_were_asked() -> None:
+    assert remedies({"tracking_error": "no MLflow server answers"})["MLflow"] == "no MLflow server answers"
+    assert "MLflow" not in judge(WELL, HERE, 2, asked_tracking=False)
+
+
+@pytest.mark.parametrize("name", ["disk", "memory"])
+def test_a_node_is_full_where_ray_says_so(name: str) -> None:
+    assert remedies({name: (4 * GIB, 100 * GIB)}).keys() == {name}
+    assert remedies({name: (6 * GIB, 100 * GIB)}) == {}
+
+
+# On a cluster ----------------------------------------------------------------------------------------------
+
+
+def test_its_flags_go_together(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["doctor", "--nodes", "2"])
+    assert "--cluster" in capsys.readouterr().err
+
+
+def test_no_ray_at_the_address_is_told_with_the_mode_of_authentication(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with socket.socket() as bound:  # a port where nothing listens
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        status = main(["doctor", "--cluster", "--address", address, "--storage", str(tmp_path)])
+    told = " ".join(capsys.readouterr().out.split())
+    assert status == 1
+    assert address in told
+    assert "RAY_AUTH_MODE is disabled here" in told
+
+
+@pytest.mark.ray
+def test_a_node_that_is_well_and_one_that_does_not_come(
+    ray_session: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    storage = tmp_path / "storage"
+    assert main(["doctor", "--cluster", "--storage", str(storage)]) == 0
+    told = capsys.readouterr().out
+    assert "1 of 1 nodes" in told
+    assert HERE["neulig-ray"] in told
+    assert "shared" in told
+    assert not list(storage.glob(".doctor*")), "nothing is left in the storage"
+
+    file = tmp_path / "local.yaml"
+    file.write_text("provider: {type: local, head_ip: 127.0.0.1, worker_ips: [198.51.100.7]}")
+    status = main(["doctor", "--cluster", str(file), "--timeout", "1", "--storage", str(storage)])
+    captured = capsys.readouterr()
+    assert status == 1
+    assert "198.51.100.7 did not come within 1 s" in " ".join(captured.out.split())
+    assert "waiting for" in captured.err
+
+
+@pytest.mark.ray
+def test_what_cannot_be_recorded_or_stored_is_told(
+    ray_session: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    arguments = ["--storage", str(blocked / "below"), "--tracking-uri", "http://127.0.0.1:9"]
+    assert main(["doctor", "--cluster", *arguments]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "storage: cannot write" in told
+    assert "no MLflow server answers at 'http://127.0.0.1:9'" in told

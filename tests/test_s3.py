@@ -112,7 +112,7 @@ def test_what_a_live_driver_works_with_is_not_pruned(
 
 def test_a_bucket_that_is_not_there_is_refused(s3: Server) -> None:
     place = uri(s3, "x").replace("bucket", "nowhere")
-    with pytest.raises(InputError, match="cannot be written.*NO_SUCH_BUCKET"):
+    with pytest.raises(InputError, match=r"cannot be written.*NO_SUCH_BUCKET"):
         Storage(place).check_writable()
 
 
@@ -133,7 +133,7 @@ def test_a_store_that_is_away_for_a_moment_is_waited_for(
     bucket.write("kept", b"whole")
     assert bucket.read("kept") == b"whole"
     left[0] = 99
-    with pytest.raises(StageError, match="cannot write .*lost: AWS Error SLOW_DOWN"):
+    with pytest.raises(StageError, match=r"cannot write .*lost: AWS Error SLOW_DOWN"):
         bucket.write("lost", b"")
     assert left[0] == 96, "three attempts"
 

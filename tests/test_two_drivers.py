@@ -1,4 +1,4 @@
-"""Two drivers started at once on one storage and one cluster: one does the work, the other waits or reuses."""
+"""Two drivers started at once on one storage and one cluster: one does the work, the other reuses it."""
 
 import re
 from collections.abc import Callable
@@ -14,6 +14,8 @@ from neulig_ray.stages.plan import make_plan
 
 pytestmark = pytest.mark.slow
 
+_DONE = re.compile(r"(\w+) +(\d+) done(?:, (\d+) by another driver)?, (\d+) in the storage")
+
 
 def counted(output: str) -> dict[str, tuple[int, int, int]]:
     """Stage -> (made here, made by the other driver, found in the storage)."""
@@ -21,9 +23,7 @@ def counted(output: str) -> dict[str, tuple[int, int, int]]:
     for line in output.splitlines():
         if match := re.fullmatch(r"(\w+) +(\d+) in the storage", line):
             found[match[1]] = 0, 0, int(match[2])
-        elif match := re.match(
-            r"(\w+) +(\d+) done(?:, (\d+) by another driver)?, (\d+) in the storage", line
-        ):
+        elif match := _DONE.match(line):
             found[match[1]] = int(match[2]), int(match[3] or 0), int(match[4])
     return found
 

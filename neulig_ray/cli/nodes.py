@@ -98,7 +98,7 @@ def judge(
     ):
         free, total = found[name]
         text = f"{size(free)} free"
-        cells[name] = Cell(text, remedy if free < (1 - FULL) * total else "")
+        cells[name] = Cell(text, remedy if total - free > FULL * total else "")
     return cells
 
 

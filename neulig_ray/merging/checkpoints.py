@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from neulig_ray.errors import InputError
-from neulig_ray.merging.models import PIECE
 from neulig_ray.merging.sources import Source, StateSource
 from neulig_ray.tensorfile import DTYPES, Spec, TensorFile
 
@@ -21,6 +20,7 @@ HEADER_KEY = "neulig"  # of a file's metadata: what the file is, as JSON
 VISUAL = "visual."  # how a whole CLIP calls its visual tower
 # Where training programs keep the state dict inside what they save.
 _NESTS = ("state_dict", "model", "model_state_dict", "module")
+_PIECE = 1 << 20  # numbers that are copied or compared at a time
 _SAMPLE = 64  # numbers at both ends of a tensor that tell most models apart
 _IMPORT = "Nothing of it is run here; `neulig import` rebuilds such a file's tensors alone."
 
@@ -140,10 +140,10 @@ def _ends(source: Source) -> str:
 def _equal(one: Source, other: Source) -> bool:
     return all(
         spec.dtype == other.specs[name].dtype
-        and _bytes(one.read(name, at, min(at + PIECE, spec.numel)))
-        == _bytes(other.read(name, at, min(at + PIECE, spec.numel)))
+        and _bytes(one.read(name, at, min(at + _PIECE, spec.numel)))
+        == _bytes(other.read(name, at, min(at + _PIECE, spec.numel)))
         for name, spec in one.specs.items()
-        for at in range(0, spec.numel, PIECE)
+        for at in range(0, spec.numel, _PIECE)
     )
 
 
@@ -155,5 +155,5 @@ def copy_tensors(source: Source, names: Sequence[str], sink: Any) -> None:
     """Copy whole tensors, piece by piece."""
     for name in names:
         numel = source.specs[name].numel
-        for at in range(0, numel, PIECE):
-            sink.write(name, source.read(name, at, min(at + PIECE, numel)), at)
+        for at in range(0, numel, _PIECE):
+            sink.write(name, source.read(name, at, min(at + _PIECE, numel)), at)

@@ -7,11 +7,9 @@ import numpy as np
 import torch
 
 from neulig_ray.errors import unknown
-from neulig_ray.merging.models import PIECE, Piece
+from neulig_ray.merging.models import Piece
 from neulig_ray.merging.sources import Sink, Source
 from neulig_ray.tensorfile import Spec
-
-assert PIECE % 8 == 0  # so that a piece's mask begins with a byte of its own
 
 
 def masked_specs(dense: Mapping[str, Spec], names: Sequence[str], n: int) -> dict[str, Spec]:
@@ -28,7 +26,7 @@ def masked_specs(dense: Mapping[str, Spec], names: Sequence[str], n: int) -> dic
 
 
 def pack_masks(sink: Sink, piece: Piece, masks: torch.Tensor, numel: int) -> None:
-    """Write masks bool (n, size) of a piece."""
+    """Write masks bool (n, size) of a piece, which begins at a multiple of 8."""
     packed = torch.from_numpy(np.packbits(masks.numpy(), axis=1))
     for task, row in enumerate(packed):
         sink.write(f"mask/{piece.name}", row, task * -(-numel // 8) + piece.start // 8)

@@ -17,7 +17,10 @@ from neulig_ray.merging.sources import Source
 from neulig_ray.tensorfile import Spec
 
 T = TypeVar("T")
-PIECE = 1 << 16  # numbers of each model in one piece: with 16 models 4 MiB, which caches hold
+# Numbers of all experts together in one piece, 4 MiB: each thread needs the same memory for any number of
+# experts, and less than 2^14 of each costs more time in calls than in arithmetic.
+PIECE = 1 << 20
+_LARGEST_PIECE = 1 << 18  # of each, so that the threads' shares stay even
 
 
 def is_batchnorm_statistic(name: str) -> bool:
@@ -143,12 +146,17 @@ class Models:
         """Numbers in all float parameters of one model: d."""
         return sum(self.specs[name].numel for name in self.names)
 
+    @property
+    def piece_size(self) -> int:
+        """Numbers of each expert in one piece: a multiple of 8, so that its mask fills whole bytes."""
+        return max(min(PIECE // self.n, _LARGEST_PIECE) // 8 * 8, 8)
+
     def pieces(self, names: Sequence[str], elementwise: bool) -> list[Piece]:
-        """Flat pieces of at most PIECE numbers, or whole tensors, the largest first."""
+        """Flat pieces of at most `piece_size` numbers, or whole tensors, the largest first."""
         found = []
         for name in names:
             numel = self.specs[name].numel
-            step = PIECE if elementwise else max(numel, 1)
+            step = self.piece_size if elementwise else max(numel, 1)
             found += [Piece(name, at, min(at + step, numel)) for at in range(0, max(numel, 1), step)]
         return sorted(found, key=lambda p: p.start - p.stop)
 
@@ -205,7 +213,7 @@ class Models:
     def _rows(self, kind: str, count: int) -> torch.Tensor:
         buffer: torch.Tensor | None = getattr(self._buffers, kind, None)
         if buffer is None:
-            buffer = torch.empty(count, min(PIECE, max(spec.numel for spec in self.specs.values())))
+            buffer = torch.empty(count, min(self.piece_size, max(spec.numel for spec in self.specs.values())))
             setattr(self._buffers, kind, buffer)
         return buffer
 

@@ -100,4 +100,6 @@ def wemoe(
         learning_rate=learning_rate,
         annealed=True,
     )
+    # What a row of results calls it: each image its own model, or each batch.
+    model.granularity = "batch-mean" if routing == "batch" else "sample"
     return model.requires_grad_(False)
