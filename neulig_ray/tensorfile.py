@@ -7,6 +7,7 @@ each number once, so positioned reads into small buffers keep memory flat.
 import contextlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -157,18 +158,18 @@ class TensorWriter:
         """Reserve the space on the disk; raises StageError where there is too little of it."""
         self.path = Path(path)
         self._part = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.part")
-        header, self._offsets, size = _layout(specs, metadata)
+        header, self._offsets, self._size = _layout(specs, metadata)
         self.specs = specs
         try:
             self._handle = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise InputError(f"{self.path} cannot be written: {error.strerror or error}") from error
         try:
-            os.posix_fallocate(self._handle, 0, size)
+            os.posix_fallocate(self._handle, 0, self._size)
             os.pwrite(self._handle, header, 0)
         except OSError as error:
             self._discard()
-            raise StageError(f"cannot write {self.path} ({size} bytes): {error.strerror or error}") from error
+            raise self._unwritable(error) from error
 
     def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> None:
         """Put numbers of a tensor's flat view in their place, from `start` on, in the file's dtype.
@@ -191,7 +192,15 @@ class TensorWriter:
                 count = os.pwrite(self._handle, view, offset)
                 view, offset = view[count:], offset + count
         except OSError as error:
-            raise StageError(f"cannot write {self.path}: {error.strerror or error}") from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> StageError:
+        free = ""
+        with contextlib.suppress(OSError):
+            free = f"; {shutil.disk_usage(self.path.parent).free} are free"
+        return StageError(
+            f"cannot write {self.path}: {error.strerror or error} (it takes {self._size} bytes{free})"
+        )
 
     def __enter__(self) -> "TensorWriter":
         return self

@@ -42,12 +42,11 @@ def main() -> int:
     if reason := obstacle():
         print(f"SKIPPED: {reason}")
         return 0
-    # Short: Ray's sockets lie below it, and their paths have at most 107 characters.
-    work = Path(tempfile.mkdtemp(prefix="ray-up-", dir="/tmp"))
+    work = Path(tempfile.mkdtemp(prefix="neulig-ray-up-")).resolve()
     try:
         # What builds the package: the machines have no network.
         subprocess.run(
-            [sys.executable, "-m", "pip", "download", "-q", "--dest", work / "wheels", *build_requirements()],
+            [sys.executable, "-m", "pip", "download", "-qq", "--dest", work / "wheels", *build_requirements()],
             check=True,
         )
         status = isolated([sys.executable, __file__, work], work)
@@ -114,6 +113,9 @@ def inside(work: Path) -> None:
     assert runs, "no run was recorded"
     assert all(run["info"]["status"] == "FINISHED" for run in runs)
     assert (storage / "smallest" / "results.parquet").is_file()
+
+    step("a second MLflow server is not started")
+    on_head(config, "~/neulig/scripts/mlflow_server.sh start")
 
     step("ray down")
     on_head(config, "python ~/neulig/scripts/stop_cluster.py")

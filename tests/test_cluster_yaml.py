@@ -147,6 +147,42 @@ def test_aws_has_gpu_workers_a_head_without_work_and_its_artifacts_in_the_bucket
     assert "--artifacts-destination s3://" in commands(config, "head_start_ray_commands")
 
 
+def test_ray_makes_spot_workers_with_the_role_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own AWS code, down to the instances, against an account of moto's."""
+    import boto3
+    from moto import mock_aws
+
+    monkeypatch.setenv("HOME", str(tmp_path))  # a key pair is made and written there
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    text = (ROOT / AWS).read_text().replace("ACCOUNT", "123456789012")
+    region = yaml.safe_load(text)["provider"]["region"]
+    monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+    with mock_aws():
+        from ray.autoscaler._private.aws.config import bootstrap_aws
+        from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+
+        iam, ec2 = boto3.client("iam"), boto3.client("ec2")
+        iam.create_role(RoleName="neulig", AssumeRolePolicyDocument="{}")
+        iam.create_instance_profile(InstanceProfileName="neulig")
+        iam.add_role_to_instance_profile(InstanceProfileName="neulig", RoleName="neulig")
+        config = bootstrap_aws(validated(yaml.safe_load(text)))
+        provider = AWSNodeProvider(config["provider"], config["cluster_name"])
+        for kind, described in config["available_node_types"].items():
+            node = {**described["node_config"], "ImageId": "ami-12c6146b"}  # moto's; EC2 resolves ours
+            provider.create_node(node, {"ray-launch-config": "", "ray-user-node-type": kind}, 1)
+        made = {
+            instance["InstanceType"]: instance
+            for reservation in ec2.describe_instances()["Reservations"]
+            for instance in reservation["Instances"]
+        }
+    assert all(i["IamInstanceProfile"]["Arn"].endswith("instance-profile/neulig") for i in made.values())
+    assert {name: i.get("InstanceLifecycle") for name, i in made.items()} == {
+        "m7i.xlarge": None,
+        "g6.xlarge": "spot",
+    }
+
+
 def test_machines_of_ones_own_are_launched_by_the_autoscaler_that_can() -> None:
     """Version 2 of Ray 2.60 never contacts the workers of a `type: local`."""
     start = [c for c in loaded(LOCAL)["head_start_ray_commands"] if "ray start" in c]

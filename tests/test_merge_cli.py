@@ -465,7 +465,7 @@ def test_a_file_that_may_not_grow(neulig: Run, files: dict[str, Path], tmp_path:
     with file_size_limit(1000):
         result = neulig("merge", "average", "--experts", files["a"], files["b"], "--out", out)
     assert_nothing_written(result, files, tmp_path)
-    assert "bytes" in result[2]
+    assert "it takes " in result[2]
 
 
 @pytest.mark.parametrize("call", ["posix_fallocate", "pwrite"])
@@ -594,6 +594,19 @@ def test_masked_models_and_the_dense_model_of_one_task(
     assert_equal(load_file(same), expected.dense("b"))
     told = refused(neulig, tmp_path, method, *given, "--out", tmp_path / "m.safetensors", "--task", "d")
     assert "unknown task 'd'" in told
+    later = tmp_path / "later.safetensors"
+    assert neulig("merge", method, "--masks", masked, "--task", "b", "--out", later)[0] == 0
+    assert_equal(load_file(later), expected.dense("b"))
+    assert about(later)["kind"] == "merged"
+    again = ["--masks", masked, "--task"]
+    assert "unknown task" in refused(neulig, tmp_path, method, *again, "d", "--out", later)
+    assert "is the input" in refused(neulig, tmp_path, method, *again, "b", "--out", masked)
+    assert "--masks needs --out" in refused(neulig, tmp_path, method, *again, "b")
+    assert "takes the place" in refused(neulig, tmp_path, method, *given, *again, "b", "--out", later)
+    assert "not a masked model of ties" in refused(neulig, tmp_path, "ties", *again, "b", "--out", later)
+    assert "a state dict" in refused(
+        neulig, tmp_path, method, "--masks", files["a"], "--task", "b", "--out", later
+    )
     told = refused(neulig, tmp_path, "average", "--experts", masked, files["a"], "--out", tmp_path / "m.st")
     assert "masked model" in told
 

@@ -8,11 +8,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from neulig_ray.config import Experiment, check_values
 from neulig_ray.errors import InputError
+from neulig_ray.report.html import render
+from neulig_ray.report.schema import frame as results_frame
+from neulig_ray.stages.cluster import Cluster
+from neulig_ray.stages.pipeline import Pipeline
 from neulig_ray.stages.plan import make_plan
 from neulig_ray.stages.prepare import task_artifact
+from neulig_ray.stages.progress import Reporter
+from neulig_ray.stages.storage import Storage
 from neulig_ray.tasks import TASKS
 from neulig_ray.tasks._files import pictures
 from neulig_ray.tasks._protocols import paper_rows, standard_rows
@@ -144,3 +151,27 @@ def test_a_folder_goes_by_its_name_in_a_plan(tmp_path: Path) -> None:
     assert heads[0].arguments["class_names"] == ("cat", "dog house", "emu")
     with pytest.raises(InputError, match=r"two of them are called 'pets'.*NAME="):
         make_plan(dataclasses.replace(TOY, tasks=(f"folder:{path}", f"pets=folder:{path}")))
+
+
+def test_data_that_cannot_be_had_stops_a_run_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEULIG_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    plan = make_plan(dataclasses.replace(TOY, tasks=("digits", "cifar10")))
+    cluster = Cluster(None, ())
+    monkeypatch.setattr(cluster, "start", lambda: pytest.fail("the cluster was started"))
+    pipeline = Pipeline(plan, Storage(str(tmp_path / "storage")), cluster, Reporter(Console(), quiet=True))
+    with pytest.raises(InputError, match=r"cifar10.*By hand: place cifar-10-batches-py/"):
+        pipeline.run("evaluations")
+    assert not (tmp_path / "storage/artifacts").exists()
+
+
+def test_the_report_says_what_the_papers_test_images_are() -> None:
+    def page(**configuration: object) -> str:
+        frame = results_frame([])
+        return render({"x": frame}, {"x": {"configuration": configuration}})
+
+    assert "Protocol paper" not in page(protocol="standard", views=1)
+    assert "in 2 views each" in page(protocol="paper", views=2)
+    assert "evaluation transform" in page(protocol="paper", views=0)

@@ -157,7 +157,9 @@ def test_a_full_disk_is_told_with_the_bytes_and_leaves_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, call, full)
-    with pytest.raises(StageError, match=r"f.safetensors \(\d+ bytes\): No space left"):
+    with pytest.raises(
+        StageError, match=r"f.safetensors: No space left on device \(it takes 72 bytes; \d+ are free"
+    ):
         TensorWriter(tmp_path / "f.safetensors", {"t": Spec((2,), torch.float32)}, {})
     assert os.listdir(tmp_path) == []
 

@@ -25,7 +25,7 @@ COMMANDS = {
     "import": ("import_", "an expert of another project: Hugging Face, open_clip, TALL masks, task_vectors"),
     "export": ("export", "a merged model or an expert for open_clip, Hugging Face, or as safetensors"),
     "storage": ("storage", "what is stored; are the hashes right; remove what nothing refers to"),
-    "doctor": ("doctor", "python, torch, GPUs, Ray, storage, MLflow: what works, what to do"),
+    "doctor": ("doctor", "python, torch, GPUs, Ray, storage, MLflow, every node: what works, what to do"),
 }
 
 _USAGE = """\

@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from neulig_ray.cli import probe
@@ -41,7 +42,7 @@ def check_cluster(
         problems += found
     except InputError as error:
         mode = os.environ.get("RAY_AUTH_MODE", "not set")
-        console.print(f"[red]no[/]  {error}", highlight=False, soft_wrap=True)
+        console.print(f"[red]no[/]  {escape(str(error))}", highlight=False, soft_wrap=True)
         console.print(
             f"RAY_AUTH_MODE is {mode} here: every node and client needs the same, and the same token."
         )
@@ -51,7 +52,7 @@ def check_cluster(
     console.print(f"{len(alive)} of {want.count} nodes. Here: {_words(probe.versions())}", soft_wrap=True)
     console.print(table)
     for problem in problems:
-        console.print(f"[red]no[/]  {problem}", highlight=False, soft_wrap=True)
+        console.print(f"[red]no[/]  {escape(problem)}", highlight=False, soft_wrap=True)
     return 1 if problems else 0
 
 
@@ -127,7 +128,7 @@ def _examined(
 
 @contextlib.contextmanager
 def _marked(uri: str, problems: list[str]) -> Iterator[tuple[str, str, str | None]]:
-    """A storage's URI, the name of a file put there for the nodes to see, and its folder where it is local."""
+    """A storage's URI, the name of a file put there for the nodes to see, its folder where it is local."""
     from neulig_ray.stages.storage import Storage
 
     storage, folder = Storage(uri), f".doctor-{uuid.uuid4().hex}"
@@ -158,7 +159,7 @@ def _answer(task: Any) -> dict[str, Any] | str:
 
 
 def _shown(cell: Cell) -> str:
-    return f"[red]{cell.text}[/]" if cell.remedy else cell.text
+    return f"[red]{escape(cell.text)}[/]" if cell.remedy else escape(cell.text)
 
 
 def _words(versions: Mapping[str, str]) -> str:

@@ -32,6 +32,10 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
     method = METHODS[arguments[0]]
     given, options = parse(method, arguments[1:])
+    if given.masks is not None:
+        from neulig_ray.cli.merge_masks import write_dense
+
+        return write_dense(method, given)
     method.resolve(options)
     _check_method(method, given)
     return _merge(method, given, options)
@@ -83,7 +87,7 @@ def _merge(method: "Method", given: argparse.Namespace, options: Mapping[str, An
     from neulig_ray.merging.models import Models
 
     with opened(given.experts or (), given.base, given.statistics or (), given.storage) as inputs:
-        target = check_target(given.out, inputs)
+        target = check_target(given.out, inputs.paths)
         uses_base = method.needs_base or "base" in method.accepts or given.buffers == "base"
         read = [*inputs.sources.values(), *([inputs.base_source] if uses_base and inputs.base_source else [])]
         each = sum(spec.dtype.itemsize for source in read for spec in [next(iter(source.specs.values()))])
@@ -92,7 +96,7 @@ def _merge(method: "Method", given: argparse.Namespace, options: Mapping[str, An
                 inputs.sources,
                 inputs.base_source if uses_base else None,
                 statistics=[found.checkpoint.source for found in inputs.statistics],
-                threads=given.threads or min(len(os.sched_getaffinity(0)), _MOST_THREADS),
+                threads=given.threads or min(_processors(), _MOST_THREADS),
                 progress=progress,
             )
             task = None if given.task is None else _index(given.task, inputs.labels)
@@ -119,6 +123,11 @@ def _merge(method: "Method", given: argparse.Namespace, options: Mapping[str, An
                 f"pass{'' if progress.passes == 1 else 'es'}, {size(rate)}/s)"
             )
     return 0
+
+
+def _processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _index(task: str, labels: Sequence[str]) -> int:

@@ -103,6 +103,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     flags.add_argument("--task", metavar="T", help="of masked methods: write the dense model of this expert")
     flags.add_argument(
+        "--masks",
+        metavar="M",
+        help="with --task, in place of --experts: a masked model that was written before",
+    )
+    flags.add_argument(
         "--buffers",
         choices=("average", "base", "re-estimate"),
         default="average",

@@ -69,8 +69,10 @@ class Inputs:
         return tuple(expert.label for expert in self.experts)
 
     @property
-    def all(self) -> tuple[Input, ...]:
-        return (*self.experts, *((self.base,) if self.base else ()), *self.statistics)
+    def paths(self) -> dict[str, Path]:
+        """All files that are read, by the names that they were given."""
+        base = () if self.base is None else (self.base,)
+        return {found.given: found.path for found in (*self.experts, *base, *self.statistics)}
 
     @property
     def kind(self) -> str | None:
@@ -155,9 +157,10 @@ class _Finder:
         path, sha256 = self._locate(name)
         checkpoint = open_checkpoint(path)
         if checkpoint.about.get("kind") == "masked":
+            method = checkpoint.about.get("method")
             raise InputError(
-                f"{name!r} is a masked model of {checkpoint.about.get('method')}: make the dense model of "
-                "one task with --task when it is merged"
+                f"{name!r} is a masked model, with a task's dense model in it for each of its experts: "
+                f"`neulig merge {method} --masks {name} --task T --out F` writes one"
             )
         identity = {"sha256": sha256} if sha256 else {"file": path.name, "bytes": path.stat().st_size}
         return Input(name, label, checkpoint, identity)

@@ -22,8 +22,8 @@ _ARCHITECTURE = ("arch", "config", "activation", "tokens")
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 
 
-def check_target(out: str, inputs: Inputs) -> Path:
-    """The file to write, links followed; raises InputError for one that is an input or cannot be."""
+def check_target(out: str, inputs: Mapping[str, Path]) -> Path:
+    """The file to write, links followed; raises InputError for one of the inputs, or that cannot be."""
     target = Path(os.path.realpath(Path(out).expanduser()))
     if target.suffix in _PICKLES:
         raise InputError(f"--out {out!r}: what is written is safetensors; name it *.safetensors")
@@ -31,9 +31,9 @@ def check_target(out: str, inputs: Inputs) -> Path:
         raise InputError(f"--out {out!r}: there is no folder {str(target.parent)!r}; make it first")
     if target.exists() and not target.is_file():
         raise InputError(f"--out {out!r} is a folder or a device, not a file")
-    for given in inputs.all:
-        if target.exists() and given.path.samefile(target):
-            raise InputError(f"--out {out!r} is the input {given.given!r}: name another file to write")
+    for given, path in inputs.items():
+        if target.exists() and path.samefile(target):
+            raise InputError(f"--out {out!r} is the input {given!r}: name another file to write")
     return target
 
 
@@ -121,4 +121,5 @@ def _about(merge: Merge, inputs: Inputs, whole: bool) -> dict[str, Any]:
         "buffers": merge.buffers,
         "version": __version__,
         **({"task": inputs.labels[merge.task]} if merge.task is not None else {}),
+        **({"dense_kind": inputs.kind or "merged"} if kind == "masked" else {}),
     }

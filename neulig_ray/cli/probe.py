@@ -22,9 +22,8 @@ def examine(storage: str, mark: str, tracking_uri: str | None) -> dict[str, Any]
     `mark` is a file that the driver wrote to the storage; `tracking_uri` None leaves MLflow out. What
     fails is told in words: `*_error`, empty if all is well.
     """
-    found: dict[str, Any] = {"versions": versions()}
-    found["gpus"], found["gpu_error"] = [], _error(lambda: found["gpus"].extend(_gpus()))
-    found["marked"] = False
+    found: dict[str, Any] = {"versions": versions(), "gpus": [], "marked": False}
+    found["gpu_error"] = _error(lambda: found.update(gpus=_gpus()))
     found["storage_error"] = _error(lambda: found.update(marked=_storage(storage, mark)))
     found["tracking_error"] = _error(lambda: _tracking(tracking_uri)) if tracking_uri else ""
     found["disk"] = _disk()

@@ -46,26 +46,32 @@ class MaskedModel:
         packed = self.source.read(f"mask/{name}", task * width, (task + 1) * width).numpy()
         return torch.from_numpy(np.unpackbits(packed, count=spec.numel).astype(bool)).view(spec.shape)
 
-    def dense(self, label: str) -> dict[str, torch.Tensor]:
-        """The state of one task's model: base + r_t mask_t * shared, in the base's dtypes.
+    @property
+    def specs(self) -> dict[str, Spec]:
+        """What one task's model holds."""
+        stored = self.source.specs.items()
+        return {name.removeprefix("base/"): spec for name, spec in stored if name.startswith("base/")}
 
-        Raises InputError for a label that is not there.
-        """
+    def task(self, label: str) -> int:
+        """The place of a task among the masks; raises InputError for a label that is not there."""
         if label not in self.labels:
             raise unknown("task of the masked model", label, self.labels)
-        task = self.labels.index(label)
-        rescaler = float(self.source.read("rescalers")[task])
-        state = {}
-        for stored, spec in self.source.specs.items():
-            if not stored.startswith("base/"):
-                continue
-            name = stored.removeprefix("base/")
-            found = self.source.read(stored).view(spec.shape)
-            if f"shared/{name}" in self.source.specs:
-                shared = self.source.read(f"shared/{name}").view(spec.shape).float()
-                found = (found.float() + rescaler * self.mask(name, task) * shared).to(spec.dtype)
-            state[name] = found.clone()
-        return state
+        return self.labels.index(label)
+
+    def tensor(self, name: str, task: int) -> torch.Tensor:
+        """A tensor of one task's model: base + r_t mask_t * shared, in the base's dtype."""
+        stored, spec = f"base/{name}", self.source.specs[f"base/{name}"]
+        found = self.source.read(stored).view(spec.shape)
+        if f"shared/{name}" in self.source.specs:
+            rescaler = float(self.source.read("rescalers")[task])
+            shared = self.source.read(f"shared/{name}").view(spec.shape).float()
+            found = (found.float() + rescaler * self.mask(name, task) * shared).to(spec.dtype)
+        return found.clone()
+
+    def dense(self, label: str) -> dict[str, torch.Tensor]:
+        """The state of one task's model; raises InputError for a label that is not there."""
+        task = self.task(label)
+        return {name: self.tensor(name, task) for name in self.specs}
 
     @property
     def numbers(self) -> int:

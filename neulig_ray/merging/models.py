@@ -17,8 +17,8 @@ from neulig_ray.merging.sources import Source
 from neulig_ray.tensorfile import Spec
 
 T = TypeVar("T")
-# Numbers of all experts together in one piece, 4 MiB: each thread needs the same memory for any number of
-# experts, and less than 2^14 of each costs more time in calls than in arithmetic.
+# Numbers of all experts together in one piece: each thread holds 4 MiB of them, however many experts there
+# are. Measured: pieces of less than 2^14 numbers cost more time in calls than in arithmetic.
 PIECE = 1 << 20
 _LARGEST_PIECE = 1 << 18  # of each, so that the threads' shares stay even
 

@@ -101,5 +101,5 @@ def wemoe(
         annealed=True,
     )
     # What a row of results calls it: each image its own model, or each batch.
-    model.granularity = "batch-mean" if routing == "batch" else "sample"
+    model.granularity = "batch-mean" if routing == "batch" else "sample"  # type: ignore[assignment]
     return model.requires_grad_(False)

@@ -1,20 +1,16 @@
-"""Experts in and models out: open_clip, transformers and plain files, there and back, bit for bit."""
+"""Experts in: transformers, open_clip, TALL masks and plain towers, there and back, bit for bit."""
 
-import dataclasses
 import hashlib
 import json
-import shutil
-from pathlib import Path
 
 import numpy as np
-import open_clip
 import pytest
 import safetensors.torch
 import torch
+from foreign import ARCH, embedded_by_open_clip, equal, expert_file, features, images_of, imported, moved
 from transformers import CLIPModel, CLIPProcessor, CLIPVisionModel, CLIPVisionModelWithProjection
 
 from neulig_ray.cli import main
-from neulig_ray.config import Experiment
 from neulig_ray.errors import InputError
 from neulig_ray.models.archs import ARCHS, Arch
 from neulig_ray.models.clip import build_clip, preprocess, tokenize
@@ -22,64 +18,9 @@ from neulig_ray.models.foreign.checkpoints import read_checkpoint
 from neulig_ray.models.foreign.export import whole_clip, write_huggingface, write_open_clip
 from neulig_ray.models.foreign.huggingface import check_config, clip_from, clip_to, config_of
 from neulig_ray.models.foreign.towers import find_tower
-from neulig_ray.models.origins import load_origin, shipped
-from neulig_ray.models.weights import describe, read_tower, tower_bytes
-from neulig_ray.stages.experts import FILE, load_expert
-from neulig_ray.stages.imported import store_expert
-from neulig_ray.stages.plan import make_plan
-from neulig_ray.stages.storage import Storage
+from neulig_ray.models.weights import read_tower
 
-ARCH = ARCHS["tiny-vit"]
 KINDS = {"vision": CLIPVisionModel, "projected": CLIPVisionModelWithProjection, "whole": CLIPModel}
-
-
-def moved(arch: Arch = ARCH, seed: int = 1) -> tuple[dict[str, torch.Tensor], object]:
-    """An expert's tower, near the shipped origin's, and that origin's CLIP."""
-    clip = load_origin(shipped(arch.name, "seed-0"), arch)
-    generator = torch.Generator().manual_seed(seed)
-    state = {
-        name: t + 0.01 * torch.randn(t.shape, generator=generator) if t.is_floating_point() else t + 3
-        for name, t in clip.visual.state_dict().items()
-    }
-    if arch.name == "tiny-rn":
-        state |= {name: t.abs() for name, t in state.items() if name.endswith("running_var")}
-    return state, clip
-
-
-def expert_file(folder: Path, arch: Arch = ARCH, **about) -> tuple[Path, dict[str, torch.Tensor]]:
-    state, _ = moved(arch)
-    path = folder / "expert.safetensors"
-    path.write_bytes(
-        tower_bytes(state, describe(arch, "tower", **{"task": "digits", "origin": "seed-0", **about}))
-    )
-    return path, state
-
-
-def equal(found, wanted) -> bool:
-    return found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
-
-
-def features(output):
-    """What get_image_features gives: a tensor, or since transformers 5 an output that holds it."""
-    return output if isinstance(output, torch.Tensor) else output.pooler_output
-
-
-def embedded_by_open_clip(arch, state, images) -> torch.Tensor:
-    tower = build_clip(arch).visual
-    tower.load_state_dict(state)
-    with torch.no_grad():
-        return tower.eval()(images)
-
-
-def images_of(arch, count=3) -> torch.Tensor:
-    size = arch.config["vision_cfg"]["image_size"]
-    pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-    return preprocess(pixels, arch)
-
-
-def imported(source, out, *flags, arch="tiny-vit") -> int:
-    given = ["import", str(source), "--arch", arch, "--task", "digits", "--origin", "seed-0"]
-    return main([*given, "--out", str(out), *map(str, flags)])
 
 
 # transformers
@@ -311,152 +252,6 @@ def test_sources_that_are_not_there_or_ours_already(tmp_path, capsys):
     (tmp_path / "folder/config.json").write_text("{}")
     assert imported(tmp_path / "folder", tmp_path / "out.safetensors") == 2
     assert "none of model.safetensors" in capsys.readouterr().err
-
-
-# Out
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_an_exported_checkpoint_loads_in_open_clip_and_comes_back(suffix, tmp_path):
-    path, state = expert_file(tmp_path, ARCHS["tiny-rn"])
-    out = tmp_path / f"merged{suffix}"
-    assert main(["export", str(path), "--format", "open_clip", "--out", str(out)]) == 0
-    model = open_clip.create_model("tiny-rn", pretrained=str(out))
-    assert equal(model.visual.state_dict(), state)
-    origin = load_origin(shipped("tiny-rn", "seed-0"), ARCHS["tiny-rn"])
-    assert torch.equal(model.text_projection, origin.text_projection)
-    assert torch.equal(model.logit_scale, origin.logit_scale)
-    assert imported(out, tmp_path / "back.safetensors", arch="tiny-rn") == 0
-    assert equal(read_tower(tmp_path / "back.safetensors")[0], state)
-    assert out.stat().st_mode & 0o777 == out.with_suffix(".md").stat().st_mode & 0o777
-
-
-def test_a_card_tells_method_experts_origin_and_command(tmp_path):
-    path, state = expert_file(
-        tmp_path, task="", method="ties", options={"density": 0.2}, experts=["digits@seed-0", "signs@seed-0"]
-    )
-    out = tmp_path / "merged.safetensors"
-    (tmp_path / "other").mkdir()
-    assert main(["export", str(path), "--format", "safetensors", "--out", str(out)]) == 0
-    assert equal(safetensors.torch.load_file(out), state)
-    card = out.with_suffix(".md").read_text()
-    for line in (
-        "| method | ties |", "| options | density=0.2 |", "| experts | digits@seed-0, signs@seed-0 |",
-        "| origin | seed-0 |", "| activation | quick_gelu |", "A merged model",
-        f"neulig export {path} --format safetensors --out {out}",
-    ):  # fmt: skip
-        assert line in card
-    assert "| task |" not in card
-
-
-@pytest.mark.parametrize("form", ["open_clip", "hf", "safetensors"])
-def test_a_failed_export_leaves_nothing(form, tmp_path, monkeypatch, capsys):
-    path, _ = expert_file(tmp_path)
-    out = tmp_path / "out" / ("model" if form == "hf" else "model.safetensors")
-
-    def full(*arguments):
-        Path(arguments[1]).write_bytes(b"half of it")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("safetensors.torch.save_file", full)
-    assert main(["export", str(path), "--format", form, "--out", str(out)]) == 2
-    assert "No space left on device" in capsys.readouterr().err
-    assert list(out.parent.iterdir()) == []
-
-
-def test_exports_that_cannot_be_are_refused(tmp_path, capsys):
-    path, _ = expert_file(tmp_path, origin="seed-0,seed-1")
-    for flags, words in (
-        (["--format", "hf", "--out", tmp_path / "hf"], "names several origins: name one with --origin"),
-        (["--format", "open_clip", "--out", tmp_path / "model"], "ends in .safetensors, or .pt"),
-        (["--format", "safetensors", "--out", tmp_path / "model.pt"], "ends in .safetensors"),
-        (["--format", "hf", "--out", tmp_path], "exists: name a new folder"),
-        (["--format", "hf", "--out", tmp_path / "hf", "--origin", "openai"], "unknown origin 'openai'"),
-    ):  # fmt: skip
-        given = flags if "--origin" in flags or "several" in words else [*flags, "--origin", "seed-0"]
-        assert main(["export", str(path), *map(str, given)]) == 2
-        assert words in capsys.readouterr().err
-    rn, _ = expert_file(tmp_path, ARCHS["tiny-rn"])
-    assert main(["export", str(rn), "--format", "hf", "--out", str(tmp_path / "hf")]) == 2
-    assert "no ResNet tower" in capsys.readouterr().err
-
-
-# Imported experts in an experiment
-
-
-EXPERIMENT = Experiment(name="imported", archs=("tiny-vit",), tasks=("digits", "textures"), n=(2,))
-
-
-def test_an_imported_expert_takes_the_place_of_fine_tuning(tmp_path, capsys):
-    state, clip = moved()
-    write_open_clip(tmp_path / "in.safetensors", state, clip, {}, "test")
-    assert imported(tmp_path / "in.safetensors", tmp_path / "digits.safetensors") == 0
-    before = make_plan(EXPERIMENT)
-    plan = make_plan(dataclasses.replace(EXPERIMENT, experts=(str(tmp_path / "digits.safetensors"),)))
-    assert [job.key for job in plan.experts] == ["textures@seed-0"]
-    assert [expert.key for expert in plan.imported] == ["digits@seed-0"]
-    experts = plan.models["tiny-vit"].experts
-    assert experts["digits@seed-0"] == plan.imported[0].artifact
-    assert experts["textures@seed-0"] == before.models["tiny-vit"].experts["textures@seed-0"]
-    assert plan.imported[0].artifact in plan.artifacts()["experts"]
-    storage = Storage(str(tmp_path / "storage"))
-    store_expert(plan.imported[0], storage)
-    assert equal(load_expert(storage, plan.imported[0].artifact, "tiny-vit"), state)
-    assert storage.load(plan.imported[0].artifact, FILE) == (tmp_path / "digits.safetensors").read_bytes()
-
-
-def test_an_expert_in_the_storage_is_named_by_what_the_import_printed(tmp_path, capsys):
-    state, clip = moved()
-    write_open_clip(tmp_path / "in.safetensors", state, clip, {}, "test")
-    flags = ["import", str(tmp_path / "in.safetensors"), "--arch", "tiny-vit", "--task", "digits"]
-    assert main([*flags, "--origin", "seed-0", "--storage", str(tmp_path / "storage")]) == 0
-    name = capsys.readouterr().out.split()[-1]
-    shutil.rmtree(tmp_path / "in.safetensors", ignore_errors=True)
-    plan = make_plan(dataclasses.replace(EXPERIMENT, experts=(name,)))
-    storage = Storage(str(tmp_path / "storage"))
-    assert storage.exists(plan.imported[0].artifact)
-    store_expert(plan.imported[0], storage)
-    assert equal(load_expert(storage, plan.models["tiny-vit"].experts["digits@seed-0"], "tiny-vit"), state)
-    with pytest.raises(InputError, match=rf"{name}' is not in .*other.*neulig import"):
-        store_expert(plan.imported[0], Storage(str(tmp_path / "other")))
-
-
-def test_the_name_of_an_imported_expert_is_its_content(tmp_path):
-    path, _ = expert_file(tmp_path)
-    found = make_plan(dataclasses.replace(EXPERIMENT, experts=(str(path),))).imported[0].artifact
-    (tmp_path / "elsewhere").mkdir()
-    copied = shutil.copy(path, tmp_path / "elsewhere/other.safetensors")
-    assert make_plan(dataclasses.replace(EXPERIMENT, experts=(str(copied),))).imported[0].artifact == found
-    state, _ = moved(seed=2)
-    path.write_bytes(tower_bytes(state, read_tower(path)[1]))
-    assert make_plan(dataclasses.replace(EXPERIMENT, experts=(str(path),))).imported[0].artifact != found
-
-
-@pytest.mark.parametrize(
-    ("about", "changes", "words"),
-    [
-        ({"origin": "openai"}, {}, "starts from the origin 'openai', and the origins are seed-0"),
-        ({"task": "svhn"}, {}, "none of the 1 experts is of the archs"),
-        ({"task": ""}, {}, "does not say its task"),
-        ({}, {"archs": ("tiny-rn",)}, "none of the 1 experts"),
-    ],
-)
-def test_experts_that_do_not_belong_are_refused(about, changes, words, tmp_path):
-    path, _ = expert_file(tmp_path, **about)
-    with pytest.raises(InputError, match=words):
-        make_plan(dataclasses.replace(EXPERIMENT, experts=(str(path),), **changes))
-
-
-def test_two_experts_of_one_place_and_files_that_are_not_there_are_refused(tmp_path):
-    path, _ = expert_file(tmp_path)
-    copied = shutil.copy(path, tmp_path / "copy.safetensors")
-    with pytest.raises(InputError, match="name two of tiny-vit digits@seed-0"):
-        make_plan(dataclasses.replace(EXPERIMENT, experts=(str(path), str(copied))))
-    with pytest.raises(InputError, match="there is no such file"):
-        make_plan(dataclasses.replace(EXPERIMENT, experts=("gone.safetensors",)))
-    path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(InputError, match="truncated"):
-        make_plan(dataclasses.replace(EXPERIMENT, experts=(str(path),)))
 
 
 # Full size
