@@ -137,11 +137,13 @@ class Experiment:
     name: str
     archs: tuple[str, ...] = ("tiny-vit", "tiny-rn")
     origins: tuple[str, ...] = ("seed-0",)
-    """Foundation weights: seed-K of our own pre-training, open_clip tags, paths, hf-hub:OWNER/NAME."""
+    """Foundation weights: seed-K of our own pre-training, open_clip tags, paths, hf-hub:OWNER/NAME; with
+    ARCH: in front, of that arch alone."""
     tasks: tuple[str, ...] = ("digits", "letters", "signs", "shapes", "textures")
     """Names, [NAME=]folder:PATH, or [NAME=]hub:DATASET?image=COLUMN&label=COLUMN (docs/tasks.md)."""
     experts: tuple[str, ...] = ()
-    """Imported experts in place of fine-tuning: files of `neulig import`, or their names in the storage."""
+    """Imported experts in place of fine-tuning: files of `neulig import`, or their names in the storage
+    (ARCH.TASK@ORIGIN-FINGERPRINT, or without the fingerprint where only one is there)."""
     n: tuple[int, ...] = (2,)
     """Numbers of collaborators."""
     combinations: int | None = None
@@ -156,6 +158,8 @@ class Experiment:
     """Which splits: `standard`, or `paper`, the reference's, whose test images lie in the training split."""
     views: int = 1
     """Protocol paper: how often each test image is shown through the training transform; 0: never."""
+    published: str = ""
+    """Published rows that the report shows beside these: the stem of a file in neulig_ray/report/published."""
     seed: int = 0
     """Of experts, ligands, search and orders."""
     task_seed: int = 0

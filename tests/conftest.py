@@ -207,3 +207,32 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     """The repository as working directory, where ./experiments is found."""
     monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.fixture
+def neulig(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `neulig ARGUMENTS` in this process: exit status, standard output, standard error."""
+    from neulig_ray.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            status = main([str(a) for a in arguments])
+        except SystemExit as ended:  # argparse, after its help
+            status = int(ended.code or 0)
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> dict[str, Path]:
+    """A base and three experts `a`, `b`, `c` with BatchNorm, as safetensors."""
+    from safetensors.torch import save_file
+    from small_models import make_tower
+
+    found = {}
+    for seed, name in enumerate(("base", "a", "b", "c")):
+        found[name] = tmp_path / f"{name}.safetensors"
+        save_file(make_tower(seed).state_dict(), found[name])
+    return found

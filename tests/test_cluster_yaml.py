@@ -170,7 +170,8 @@ def test_ray_makes_spot_workers_with_the_role_of_it(tmp_path: Path, monkeypatch:
         provider = AWSNodeProvider(config["provider"], config["cluster_name"])
         for kind, described in config["available_node_types"].items():
             node = {**described["node_config"], "ImageId": "ami-12c6146b"}  # moto's; EC2 resolves ours
-            provider.create_node(node, {"ray-launch-config": "", "ray-user-node-type": kind}, 1)
+            tags = {"ray-launch-config": "", "ray-node-type": "worker", "ray-user-node-type": kind}
+            provider.create_node(node, tags, 1)
         made = {
             instance["InstanceType"]: instance
             for reservation in ec2.describe_instances()["Reservations"]

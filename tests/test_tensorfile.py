@@ -16,6 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from neulig_ray.errors import InputError, StageError
+from neulig_ray.merging.checkpoints import open_checkpoint
+from neulig_ray.models.weights import load_tensors
 from neulig_ray.tensorfile import DTYPES, Spec, TensorFile, TensorWriter, parse_header
 
 State = dict[str, torch.Tensor]
@@ -86,6 +88,19 @@ def test_every_tensor_lies_where_its_dtype_can_be_mapped(tmp_path: Path) -> None
     assert int.from_bytes(data[:8], "little") % 8 == 0
     for name, spec in TensorFile(tmp_path / "f.safetensors").specs.items():
         assert spec.offset % spec.dtype.itemsize == 0, name
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0480, 0x4B50], ids=["pickle 2", "pickle 4", "zip"])
+def test_a_header_whose_length_spells_another_format(tmp_path: Path, length: int) -> None:
+    """The first bytes are the header's length: \\x80\\x02 begins pickles too, PK zip files."""
+    path, state = tmp_path / "f.safetensors", {"w": torch.ones(2)}
+    write(path, state, {"a": ""})
+    header = int.from_bytes(path.read_bytes()[:8], "little")
+    write(path, state, {"a": "x" * (length - header)})
+    assert int.from_bytes(path.read_bytes()[:8], "little") == length
+    assert_same(read_all(TensorFile(path)), state)
+    assert isinstance(open_checkpoint(path).source, TensorFile)
+    assert_same(load_tensors(path.read_bytes(), "f")[0], state)
 
 
 def test_a_file_without_tensors(tmp_path: Path) -> None:

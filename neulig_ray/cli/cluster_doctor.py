@@ -38,7 +38,7 @@ def check_cluster(
                 "`ray monitor FILE`, or monitor.* in /tmp/ray/session_latest/logs on the head. Autoscaled "
                 "nodes come with the work, or with min_workers"
             )
-        table, found = _examined(alive, storage_uri, tracking_uri)
+        table, said, found = _examined(alive, storage_uri, tracking_uri)
         problems += found
     except InputError as error:
         mode = os.environ.get("RAY_AUTH_MODE", "not set")
@@ -49,8 +49,10 @@ def check_cluster(
         return 1
     finally:
         cluster.stop()
-    console.print(f"{len(alive)} of {want.count} nodes. Here: {_words(probe.versions())}", soft_wrap=True)
-    console.print(table)
+    versions = ", ".join(f"{name} {version}" for name, version in probe.versions().items())
+    for line in (f"{len(alive)} of {want.count} nodes. Here: {versions}", f"storage {storage_uri}, {said}"):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(table, highlight=False)
     for problem in problems:
         console.print(f"[red]no[/]  {escape(problem)}", highlight=False, soft_wrap=True)
     return 1 if problems else 0
@@ -76,8 +78,8 @@ def _wait(want: Expected, timeout: float) -> list[dict[str, Any]]:
 
 def _examined(
     nodes: Sequence[Mapping[str, Any]], storage_uri: str, tracking_uri: str | None
-) -> tuple[Table, list[str]]:
-    """The table of the nodes' checks, and what is wrong in words."""
+) -> tuple[Table, str, list[str]]:
+    """The table of the nodes' checks, how MLflow is, and what is wrong in words."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -123,7 +125,9 @@ def _examined(
         cells = judge(answer, here, resources.get("GPU", 0), asked_tracking=bool(asked))
         table.add_row(label, *(_shown(cells[column]) for column in columns))
         problems += [f"{label}, {name}: {cell.remedy}" for name, cell in cells.items() if cell.remedy]
-    return table, problems
+    where = "on every node" if asked else "here, where the driver records"
+    said = f"MLflow {tracking} is asked {where}" if tracking else "no MLflow"
+    return table, said, problems
 
 
 @contextlib.contextmanager
@@ -160,10 +164,6 @@ def _answer(task: Any) -> dict[str, Any] | str:
 
 def _shown(cell: Cell) -> str:
     return f"[red]{escape(cell.text)}[/]" if cell.remedy else escape(cell.text)
-
-
-def _words(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _of_this_machine(uri: str) -> bool:

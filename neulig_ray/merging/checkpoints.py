@@ -42,11 +42,13 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     path = Path(path)
     try:
         with path.open("rb") as stream:
-            start = stream.read(2)
+            start = stream.read(9)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    if start == b"PK" or start[:1] == b"\x80":
-        return Checkpoint(path, StateSource(_unpickled(path, mapped=start == b"PK")), {})
+    # A safetensors file begins with the length of its header, which may look like either.
+    zipped, pickled = start[:2] == b"PK", start[:1] == b"\x80"
+    if (zipped or pickled) and start[8:9] != b"{":
+        return Checkpoint(path, StateSource(_unpickled(path, mapped=zipped)), {})
     file = TensorFile(path)
     try:
         about = json.loads(file.metadata.get(HEADER_KEY, "{}"))

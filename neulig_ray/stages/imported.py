@@ -1,9 +1,10 @@
 """Experts that were not made here: tower files, or towers already in the storage, instead of fine-tuning."""
 
+import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,23 +14,29 @@ from neulig_ray.errors import InputError
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.weights import HEADER_KEY, read_tower
 from neulig_ray.stages.artifact import Artifact, fingerprint
-from neulig_ray.stages.combinations import collaborator, origin_name
+from neulig_ray.stages.combinations import collaborator, origin_name, origins_of
 from neulig_ray.stages.experts import FILE
-from neulig_ray.stages.storage import Storage
+from neulig_ray.stages.storage import MANIFEST, Storage
 from neulig_ray.tensorfile import TensorFile
 
-_STORED = re.compile(r"(?P<arch>[^./]+)\.(?P<task>[^@/]+)@(?P<origin>[^@/]+)-(?P<fingerprint>[0-9a-f]{16})")
+_LABEL = re.compile(r"(?P<arch>[^./]+)\.(?P<task>[^@/]+)@(?P<origin>[^@/]+)")
+_STORED = re.compile(rf"{_LABEL.pattern}-(?P<fingerprint>[0-9a-f]{{16}})")
+_NONE = "0" * 16  # the fingerprint of an expert that is named without one and is not in the storage
 
 
 @dataclass(frozen=True)
 class ImportedExpert:
-    """An expert by its content; `path` is None where the storage is to have it already."""
+    """An expert by its content; `path` is None where the storage is to have it already.
+
+    `source`: where it was imported from, as far as its file tells.
+    """
 
     arch: str
     task: str
     origin: str
     artifact: Artifact
     path: Path | None = None
+    source: str = ""
 
     @property
     def key(self) -> str:
@@ -44,6 +51,8 @@ def imported_artifact(arch: str, task: str, origin: str, sha256: str) -> Artifac
 
 def stored_name(artifact: Artifact) -> str:
     """How an experiment's field `experts` names an imported expert that is in the storage."""
+    if artifact.fingerprint == _NONE:
+        return artifact.label
     return f"{artifact.label}-{artifact.fingerprint}"
 
 
@@ -56,11 +65,16 @@ def describe_expert(given: str) -> ImportedExpert:
     if stored and not Path(given).exists():
         found = Artifact("expert", given.rpartition("-")[0], stored["fingerprint"])
         return ImportedExpert(stored["arch"], stored["task"], stored["origin"], found)
+    if (label := _LABEL.fullmatch(given)) and not Path(given).exists():
+        return ImportedExpert(
+            label["arch"], label["task"], label["origin"], Artifact("expert", given, _NONE)
+        )
     path = Path(given).expanduser()
     if not path.is_file():
         raise InputError(
             f"experts {given!r}: there is no such file. Name tower files of `neulig import --out`, or what "
-            "`neulig import --storage` printed (ARCH.TASK@ORIGIN-FINGERPRINT)"
+            "`neulig import --storage` printed (ARCH.TASK@ORIGIN-FINGERPRINT; without the fingerprint where "
+            "the storage has one alone)"
         )
     metadata = _metadata(path)
     if lacking := [name for name in ("arch", "task", "origin") if not metadata.get(name)]:
@@ -71,7 +85,8 @@ def describe_expert(given: str) -> ImportedExpert:
     arch, task, origin = metadata["arch"], metadata["task"], metadata["origin"]
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return ImportedExpert(arch, task, origin, imported_artifact(arch, task, origin, digest), path)
+    artifact = imported_artifact(arch, task, origin, digest)
+    return ImportedExpert(arch, task, origin, artifact, path, str(metadata.get("source") or ""))
 
 
 def _metadata(path: Path) -> Mapping[str, Any]:
@@ -89,12 +104,12 @@ def plan_imported(experiment: Experiment) -> dict[tuple[str, str], ImportedExper
     that it does not name, for two experts of one place, and where none is used.
     """
     e = experiment
-    named = [origin_name(given) for given in e.origins]
     found: dict[tuple[str, str], ImportedExpert] = {}
     for given in e.experts:
         expert = describe_expert(given)
         if expert.arch not in e.archs or expert.task not in e.tasks:
             continue
+        named = [origin_name(given) for given in origins_of(e, expert.arch)]
         if expert.origin not in named:
             raise InputError(
                 f"experts {given!r}: it starts from the origin {expert.origin!r}, and the origins are "
@@ -111,6 +126,45 @@ def plan_imported(experiment: Experiment) -> dict[tuple[str, str], ImportedExper
     return found
 
 
+def with_stored(experiment: Experiment, storage: Storage, family: Callable[[str], bool]) -> Experiment:
+    """The experiment with ARCH.TASK@ORIGIN among its experts completed by the fingerprint in the storage.
+
+    Where several imported experts have the name, `family` of their source chooses. What the storage lacks
+    stays as it is. Raises InputError where several are left.
+    """
+    short = {given for given in experiment.experts if _is_short(given)}
+    if not short:
+        return experiment
+    stored: dict[str, dict[str, str]] = {}  # name -> {name with fingerprint: source}
+    start = len(storage.full("artifacts/expert")) + 1
+    for info in storage.files("artifacts/expert"):
+        name, _, file = info.path[start:].partition("/")
+        label, _, identity = name.rpartition("-")
+        if file == MANIFEST and label in short:
+            about = storage.manifest(Artifact("expert", label, identity))["info"]
+            if "source_layout" in about:  # imported, not fine-tuned here
+                stored.setdefault(label, {})[name] = str(about["source"] or "")
+    return dataclasses.replace(
+        experiment,
+        experts=tuple(
+            _chosen(given, stored[given], family) if given in stored else given
+            for given in experiment.experts
+        ),
+    )
+
+
+def _is_short(given: str) -> bool:
+    return bool(_LABEL.fullmatch(given)) and not _STORED.fullmatch(given) and not Path(given).exists()
+
+
+def _chosen(given: str, found: Mapping[str, str], family: Callable[[str], bool]) -> str:
+    names = [name for name, source in found.items() if family(source)] if len(found) > 1 else list(found)
+    if len(names) != 1:
+        listing = ", ".join(f"{name} (of {source or 'an unknown source'})" for name, source in found.items())
+        raise InputError(f"experts {given!r} means several in the storage: name one of {listing}")
+    return names[0]
+
+
 def store_expert(expert: ImportedExpert, storage: Storage) -> None:
     """Copy an imported expert into the storage, after checking it; every node reads it there.
 
@@ -120,8 +174,8 @@ def store_expert(expert: ImportedExpert, storage: Storage) -> None:
         return
     if expert.path is None:
         raise InputError(
-            f"experts {stored_name(expert.artifact)!r} is not in {storage.uri}: "
-            "`neulig import ... --storage` puts it there"
+            f"experts {stored_name(expert.artifact)!r} is not in {storage.uri}: `neulig import SOURCE --arch "
+            f"{expert.arch} --task {expert.task} --origin {expert.origin} --storage ...` puts it there"
         )
     _commit(expert, expert.path.read_bytes(), storage)
 

@@ -7,7 +7,7 @@ from neulig_ray.errors import StageError
 from neulig_ray.paths import data_root
 from neulig_ray.stages.cluster import Cluster, Need
 from neulig_ray.stages.imported import store_expert
-from neulig_ray.stages.jobs import Failures, Job, Resources, run_stage
+from neulig_ray.stages.jobs import Failures, Job, Resources, run_stage, told
 from neulig_ray.stages.origins import store_file
 from neulig_ray.stages.plan import Plan
 from neulig_ray.stages.prepare import fetch_files
@@ -70,7 +70,12 @@ class Pipeline:
             "evaluations": self._evaluations,
         }
         for stage in STAGES[: STAGES.index(last) + 1]:
-            stages[stage]()
+            try:
+                stages[stage]()
+            except Exception as error:
+                if not type(error).__module__.startswith("ray."):
+                    raise
+                raise StageError(f"stage {stage!r}: Ray gave up: {told(error)}") from error
 
     def takes(self, stage: str) -> tuple[int, Resources]:
         """What one piece of a stage asks of the cluster at once: how many workers, and what each takes."""

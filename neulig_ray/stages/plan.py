@@ -9,7 +9,7 @@ from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import image_size
 from neulig_ray.models.sources import parse_origin
 from neulig_ray.stages.artifact import Artifact
-from neulig_ray.stages.combinations import Group, collaborator, groups, origin_name
+from neulig_ray.stages.combinations import Group, collaborator, groups, origins_of
 from neulig_ray.stages.embeddings import embedding_job
 from neulig_ray.stages.evaluations import Evaluation, plan_evaluations
 from neulig_ray.stages.experts import ExpertJob, expert_job, head_job
@@ -86,11 +86,7 @@ def make_plan(experiment: Experiment) -> Plan:
         )
     # From here on a folder or hub data set goes by its name alone; the plan keeps what was asked for.
     e = dataclasses.replace(e, tasks=tuple(called))
-    names = [origin_name(given) for given in e.origins]
-    if len(set(names)) != len(names):
-        raise InputError(
-            f"origins {e.origins}: two of them are called {max(names, key=names.count)!r}; rename one"
-        )
+    check_published(e)
     methods = [MethodSpec.parse(text) for text in e.methods]
     if twice := [m for m in methods if methods.count(m) > 1]:
         raise InputError(f"methods name {twice[0].name!r} twice with the same options")
@@ -107,7 +103,7 @@ def make_plan(experiment: Experiment) -> Plan:
     origins, heads, experts, embeddings, models = [], [], [], [], {}
     for arch in e.archs:
         known = ArchModels(arch)
-        for given in e.origins:
+        for given in origins_of(e, arch):
             source = parse_origin(given)
             if source.kind == "fused":
                 origin = plan_fused(e, arch, source, prepare, sources)

@@ -122,7 +122,7 @@ class Stage:
 
     def describe(self) -> str:
         """How many run, wait and failed, how fast it goes, and how long it will take at this pace."""
-        running = min(max(len(self._jobs), self.slots), self._left)
+        running = min(self.slots, self._left)
         parts = [f"{running} running", f"{self._left - running} waiting", f"{self.failed} failed"]
         elapsed = time.monotonic() - self._started
         if self._spent and elapsed > 0:

@@ -51,7 +51,7 @@ class Groups:
             while True:
                 if time.monotonic() - looked > _SLOTS_EVERY:
                     looked, room = time.monotonic(), slots()
-                running = sum(not group.done() for group in groups)
+                self._stage.slots = running = sum(not group.done() for group in groups)
                 if len(self._broken) > self._resources.max_failures and not running:
                     self._call("fail", self._broken[-1])
                 self._follow()

@@ -42,8 +42,8 @@ def run_trainings(
         stage.weigh(costs)
 
         def slots() -> int:
-            stage.slots = cluster.slots(cpus=resources.cpus, gpus=resources.gpus, workers=workers)
-            return min(stage.slots, max_groups or len(jobs))
+            held = cluster.slots(cpus=resources.cpus, gpus=resources.gpus, workers=workers)
+            return min(held, max_groups or len(jobs))
 
         with scratch(storage, run) as own:
 

@@ -95,6 +95,8 @@ def fisher(
     The authors have a target model and donors: `floor_on="first"` prefers the first expert where all know
     little. Experts of equal rank all have the floor. MergeLM and FusionBench: `form="batch"`,
     `floor_by="addition"`.
+
+    Cost: a gradient for each image and label, for 26 labels and the tiny archs 50 to 70 ms of CPU an image.
     """
     if statistics is None:
         return tensors.mean(0)
