@@ -1,7 +1,7 @@
 """Does a fused model make a better start for a new task? The claim of arXiv 2204.03044, on the toy suite.
 
-- Command: `neulig run fusing`, and `neulig run fusing --name fusing_decay --finetune.weight_decay 0.1` for the
-  other half of the claim; a table of both: `neulig report fusing fusing_decay`.
+- Command: `neulig run fusing`, and `neulig run fusing --name fusing_decay --finetune.weight_decay 0.1` for
+  the other half of the claim; a table of both: `neulig report fusing fusing_decay`.
 - Cost and numbers: being measured.
 
 Five starts for the same target tasks: the pre-trained origin, the mean of its experts of four other tasks

@@ -3,9 +3,9 @@
 - Command: `neulig run toy_methods`
 - Cost and numbers: being measured.
 
-Two seeded combinations for each n of 2 to 4, one for n = 5. Scalings and mask thresholds are chosen on val, for each
-combination by itself. Steps: adamerging 300 (the authors: 500), wemoe 300 (1000), each of 16 unlabelled val images
-of every task; statistics over 256 train images (fisher 128).
+Two seeded combinations for each n of 2 to 4, one for n = 5. Scalings and mask thresholds are chosen on val,
+for each combination by itself. Steps: adamerging 300 (the authors: 500), wemoe 300 (1000), each of 16
+unlabelled val images of every task; statistics over 256 train images (fisher 128).
 """
 
 from neulig_ray.cli import launch
@@ -56,7 +56,9 @@ experiment = Experiment(
     ),
     ligand=Ligand(epochs=30),
     search=Search(trials=4, val_images=200),
-    evaluation=Evaluation(granularities=("task", "sample", "global"), sample_images=200, batchnorm_images=240),
+    evaluation=Evaluation(
+        granularities=("task", "sample", "global"), sample_images=200, batchnorm_images=240
+    ),
 )
 
 if __name__ == "__main__":

@@ -17,8 +17,11 @@ from neulig_ray.config import Experiment
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.plugins import load_plugins, read_plugins
 from neulig_ray.report.html import render
+from neulig_ray.report.published import published
 from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.cluster import Cluster
+from neulig_ray.stages.families import check_families, family_of
+from neulig_ray.stages.imported import with_stored
 from neulig_ray.stages.pipeline import LAST_STAGE, Pipeline
 from neulig_ray.stages.plan import make_plan
 from neulig_ray.stages.progress import Reporter
@@ -39,8 +42,11 @@ class Session:
         plugins = read_plugins(experiment.plugins)
         load_plugins(plugins)
         self.options = options
-        self.plan = make_plan(experiment)
         self.storage = Storage(options.storage)
+        family = published(experiment.published).checkpoints if experiment.published else ""
+        experiment = with_stored(experiment, self.storage, lambda source: family_of(source) == family)
+        self.plan = make_plan(experiment)
+        check_families(self.plan.imported, self.storage, family)
         # Progress goes to standard error: standard output is the table's, or the JSON's.
         self.reporter = Reporter(Console(stderr=True), quiet=options.quiet)
         self.cluster = Cluster(options.address, plugins, autoscaling=experiment.cluster.autoscaling)

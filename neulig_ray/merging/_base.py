@@ -34,6 +34,7 @@ class Method:
     `refuses(tower)` says why the method is not defined for the tower's architecture; None where it is.
     `precondition(models, **options)` raises InputError for models that the method cannot merge with these
     options; it is asked before anything is read or written.
+    `theory`: what is proved of the gap between its merging and its ensembling, in a sentence; "" for nothing.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Method:
     split: str = "val"
     refuses: Refuses = defined_everywhere
     precondition: Callable[..., None] | None = None
+    theory: str = ""
 
     @property
     def summary(self) -> str:
@@ -64,6 +66,11 @@ class Method:
     @property
     def needs_base(self) -> bool:
         return "base" in self.needs
+
+    @property
+    def has_counterpart(self) -> bool:
+        """Whether predictions can be combined as the parameters are, for some options at least."""
+        return self.coefficients is not None or self.kind == "ligand"
 
     @property
     def streams(self) -> bool:
@@ -289,10 +296,10 @@ def ensemble(name: str, *, paper: str, version: int = 1) -> Decorator:
     return lambda function: _declare(name, "ensemble", function, paper=paper, version=version)
 
 
-def gated(name: str, *, paper: str, version: int = 1) -> Decorator:
+def gated(name: str, *, paper: str, version: int = 1, theory: str = "") -> Decorator:
     """Declare what is done with a trained ligand's CoopVecs: a function of beta (N, n) that gives (N, n)."""
     return lambda function: _declare(
-        name, "ligand", function, paper=paper, version=version, needs=("train images",)
+        name, "ligand", function, paper=paper, version=version, needs=("train images",), theory=theory
     )
 
 

@@ -8,7 +8,10 @@ from typing import Any, Final
 import pandas as pd
 
 from neulig_ray.report import plots
+from neulig_ray.report.beside import not_beside, notes_beside, rows_beside
+from neulig_ray.report.capabilities import capabilities
 from neulig_ray.report.page import STYLE
+from neulig_ray.report.published import Published, names, published
 from neulig_ray.report.summary import Line, Score, Table, tables
 from neulig_ray.report.table import extras, gap_style, number
 from neulig_ray.report.variants import GRANULARITIES, KNOWS_TASK, labels
@@ -70,8 +73,16 @@ def _experiment(name: str, frame: pd.DataFrame, provenance: Mapping[str, Any], p
     if combined["ensembling_accuracy"].notna().any():
         parts.append(_figure(plots.scatter(combined, "inline"), _SCATTER))
         parts.append(_figure(plots.gaps(combined, "inline"), _GAPS))
-    parts += [_table(table) for table in made]
+    others = _published(provenance)
+    parts += [_table(table, others) for table in made]
+    parts += [not_beside(made, others), capabilities(provenance.get("declared", {}), frame, others)]
     return "".join([*parts, "</section>"])
+
+
+def _published(provenance: Mapping[str, Any]) -> Published | None:
+    """The published rows that the experiment names; none where this version has them no more."""
+    name = provenance.get("configuration", {}).get("published", "")
+    return published(name) if name in names() else None
 
 
 def _figure(figure: Any, caption: str) -> str:
@@ -170,7 +181,7 @@ def _gap(gap: float) -> str:
     return f'<span class="gap {gap_style(gap)}">{shown}</span>' if shown else ""
 
 
-def _table(table: Table) -> str:
+def _table(table: Table, others: Published | None = None) -> str:
     groups = (*table.tasks, "mean")
     head = "".join(f'<th colspan="3" class="group">{escape(name)}</th>' for name in groups)
     sub = "<th>mer</th><th>ens</th><th>gap</th>" * len(groups)
@@ -182,13 +193,14 @@ def _table(table: Table) -> str:
             title = escape(_SECTION_TITLES.get(section, section))
             body.append(f'<tr class="section"><th colspan="{width}"><span>{title}</span></th></tr>')
         body.append(_row(table, line, label))
+    body.append(rows_beside(table, others, width))
     failures = "".join(f"<li>{escape(reason)}</li>" for reason in table.failures)
     return (
         f'<h3>{escape(table.title)}</h3><div class="scroll"><table class="results"><thead>'
         f'<tr><th rowspan="2"></th>{head}<th rowspan="2" class="group">|gap|</th>'
         f'<th rowspan="2">H(&beta;)</th><th rowspan="2">route</th></tr><tr class="sub">{sub}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
-        f'<p class="caption">{escape(table.caption)}</p>'
+        f'<p class="caption">{escape(table.caption)}</p>{notes_beside(table, others)}'
         + (f'<div class="failed"><b>Not measured</b><ul>{failures}</ul></div>' if failures else "")
     )
 

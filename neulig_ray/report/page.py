@@ -54,6 +54,10 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .results tbody tr:not(.section):hover td,
 .results tbody tr:not(.section):hover th { background: var(--band); }
 .results tbody tr:last-child td, .results tbody tr:last-child th { padding-bottom: 10px; }
+.published, .results tr.published th, .results tr.published td { font-style: italic; color: var(--soft); }
+.results tr.published th, .results tr.published td { background: var(--band); }
+.capabilities td, .capabilities th { padding-left: 14px; }
+.capabilities small { color: var(--soft); }
 .gap { border-radius: 5px; padding: 0 4px; font-size: 0.94em; }
 .gap.green { color: var(--good); background: var(--good-bg); }
 .gap.yellow { color: var(--fair); background: var(--fair-bg); }

@@ -50,7 +50,8 @@ def origins_of(experiment: Experiment, arch: str) -> list[str]:
     names = [origin_name(given) for given in found]
     if len(set(names)) != len(names):
         raise InputError(
-            f"origins {experiment.origins}: two of them are called {max(names, key=names.count)!r}; rename one"
+            f"origins {experiment.origins}: two of them are called {max(names, key=names.count)!r}; "
+            "rename one"
         )
     return found
 

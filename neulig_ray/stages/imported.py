@@ -66,9 +66,7 @@ def describe_expert(given: str) -> ImportedExpert:
         found = Artifact("expert", given.rpartition("-")[0], stored["fingerprint"])
         return ImportedExpert(stored["arch"], stored["task"], stored["origin"], found)
     if (label := _LABEL.fullmatch(given)) and not Path(given).exists():
-        return ImportedExpert(
-            label["arch"], label["task"], label["origin"], Artifact("expert", given, _NONE)
-        )
+        return ImportedExpert(label["arch"], label["task"], label["origin"], Artifact("expert", given, _NONE))
     path = Path(given).expanduser()
     if not path.is_file():
         raise InputError(

@@ -8,6 +8,7 @@ from neulig_ray.errors import InputError
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import image_size
 from neulig_ray.models.sources import parse_origin
+from neulig_ray.report.published import published
 from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.combinations import Group, collaborator, groups, origins_of
 from neulig_ray.stages.embeddings import embedding_job
@@ -86,7 +87,8 @@ def make_plan(experiment: Experiment) -> Plan:
         )
     # From here on a folder or hub data set goes by its name alone; the plan keeps what was asked for.
     e = dataclasses.replace(e, tasks=tuple(called))
-    check_published(e)
+    if e.published:
+        published(e.published)
     methods = [MethodSpec.parse(text) for text in e.methods]
     if twice := [m for m in methods if methods.count(m) > 1]:
         raise InputError(f"methods name {twice[0].name!r} twice with the same options")

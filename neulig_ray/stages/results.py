@@ -15,6 +15,7 @@ import pandas as pd
 
 from neulig_ray.report.schema import frame
 from neulig_ray.stages.artifact import fingerprint
+from neulig_ray.stages.declared import declared
 from neulig_ray.stages.evaluations import evaluation_rows
 from neulig_ray.stages.jobs import Failures
 from neulig_ray.stages.plan import Plan
@@ -67,6 +68,7 @@ def _provenance(plan: Plan, failures: Failures) -> dict[str, Any]:
         "experiment": e.name,
         "fingerprint": fingerprint([evaluation.job.artifact.fingerprint for evaluation in plan.evaluations]),
         "configuration": dataclasses.asdict(e),
+        "declared": declared(e),
         "seeds": {"seed": e.seed, "task_seed": e.task_seed, "origins": list(e.origins)},
         "command": " ".join(sys.argv),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -5,9 +5,10 @@ import torch
 from neulig_ray.merging import gated
 
 PAPER = "arXiv 2503.01268 (ICCV 2025)"
+THEORY = "where the beta-weighted offsets of the experts cancel, the gap is of second order in the offsets"
 
 
-@gated("ligand", paper=PAPER)
+@gated("ligand", paper=PAPER, theory=THEORY)
 def ligand(beta: torch.Tensor) -> torch.Tensor:
     """One beta of a trained gate weighs parameters (merging) or embeddings (ensembling)."""
     return beta
