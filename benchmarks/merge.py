@@ -5,13 +5,13 @@
 
 Experts are made on the fly in a temporary folder: seeded noise on a seeded base, float32, in the shapes of
 open_clip's visual towers. Every merge runs in a process of its own, through the command line. The disk needs
-7 GB; 4 and 16 ViT-B-32 towers and 4 of ViT-L-14 take about ten minutes on two cores, half of it mergekit's.
+7 GB; on two cores it takes two minutes, and with mergekit about ten more, most of them its TIES.
 
 Targets (exit status 1 when one that could be checked is missed):
 - peak resident memory above `import torch, numpy`: at most 3 x the largest tensor + 128 MiB for average and
   task-arithmetic, 256 MiB more for ties, whatever the number of experts;
-- user processor time of average (linear) and ties at 16 experts: at most 0.6 x mergekit's, each with its own
-  import time subtracted.
+- user processor time of average (linear) and ties at 16 experts: at most 0.6 x mergekit's, each after its own
+  imports (ours: torch and numpy alone).
 Figures without a target: other methods, and bytes per second (inputs read once and the output written, over
 the wall time) as a fraction of plainly reading and writing the same files; on a busy machine both vary.
 """
@@ -42,27 +42,34 @@ PEERS = {"average": "linear", "ties": "ties"}
 FASTER = 0.6  # of mergekit's user time, at the largest number of experts
 OWN_IMPORTS = "import torch, numpy"  # our own modules count as our work
 PEER_IMPORTS = "import mergekit.scripts.merge_raw_pytorch"
+# What happens after the imports, seen from inside: each process is its own measure of what they cost.
 # VmHWM is of this program alone; ru_maxrss would remember the parent's memory from before exec.
 MEASURE = """
 import json, resource, sys, time
-started = time.perf_counter()
-try:
-    exec(sys.argv.pop(1))
-finally:
+def seen():
     used = resource.getrusage(resource.RUSAGE_SELF)
     with open("/proc/self/status") as status:
         peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-    wall = time.perf_counter() - started
-    with open(sys.argv[1], "w") as out:
-        json.dump({"user": used.ru_utime, "system": used.ru_stime, "wall": wall, "peak": peak}, out)
+    return {"user": used.ru_utime, "system": used.ru_stime, "wall": time.perf_counter(), "peak": peak}
+started = time.perf_counter()
+imports, code, out = sys.argv[1:]
+exec(imports)
+bare = seen()
+exec(code, {"sys": sys})
+after = seen()
+with open(out, "w") as file:
+    bare_cost = bare | {"wall": bare["wall"] - started}
+    json.dump([bare_cost, {name: after[name] - bare[name] for name in bare}], file)
 """
 RUN_NEULIG = "from neulig_ray.cli import main; status = main({arguments!r}); assert status == 0, status"
-RUN_PEER = (
-    "import runpy; sys.argv[1:], kept = {arguments!r}, sys.argv[1:]\n"
-    "try: runpy.run_path({script!r}, run_name='__main__')\n"
-    "except SystemExit as ended: assert not ended.code, ended.code\n"
-    "finally: sys.argv[1:] = kept"
-)
+RUN_PEER = """
+import runpy
+sys.argv[1:] = {arguments!r}
+try:
+    runpy.run_path({script!r}, run_name="__main__")
+except SystemExit as ended:
+    assert not ended.code, ended.code
+"""
 PLAIN = """
 import os
 buffer, out = memoryview(bytearray(1 << 20)), os.open({target!r}, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -75,21 +82,12 @@ for source in {sources!r}:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one process: user and system processor seconds, wall seconds, peak resident bytes."""
+    """Of a part of a process: user, system and wall seconds, and by how many bytes its peak grew."""
 
     user: float
     system: float
     wall: float
     peak: int
-
-    def above(self, bare: "Cost") -> "Cost":
-        """Without what the bare imports cost."""
-        return Cost(
-            max(self.user - bare.user, 0),
-            max(self.system - bare.system, 0),
-            max(self.wall - bare.wall, 0),
-            max(self.peak - bare.peak, 0),
-        )
 
 
 @dataclass(frozen=True)
@@ -117,14 +115,18 @@ class Models:
         return sum(path.stat().st_size for path in self.experts)
 
 
-def measure(code: str, python: str = sys.executable) -> Cost:
-    """What `code` costs in a process of its own; raises RuntimeError, with its output, where it fails."""
+def measure(imports: str, code: str, python: str = sys.executable) -> tuple[Cost, Cost]:
+    """What the imports cost, and what `code` costs after them, in a process of its own.
+
+    Raises RuntimeError, with its output, where it fails.
+    """
     with tempfile.NamedTemporaryFile() as out:
-        command = [python, "-c", MEASURE, code, out.name]
+        command = [python, "-c", MEASURE, imports, code, out.name]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{code[:200]}\n{done.stdout}{done.stderr}")
-        return Cost(**json.loads(Path(out.name).read_text()))
+        bare, after = json.loads(Path(out.name).read_text())
+    return Cost(**bare), Cost(**after)
 
 
 def shapes(arch: str) -> dict[str, tuple[int, ...]]:
@@ -165,7 +167,7 @@ def make(arch: str, n: int, folder: Path) -> Models:
 def merge(method: str, models: Models, out: Path, threads: int | None) -> Cost:
     arguments = ["merge", method, "--experts", *map(str, models.experts), "--base", str(models.base)]
     arguments += ["--out", str(out), "--quiet", *(["--threads", str(threads)] if threads else [])]
-    return measure(RUN_NEULIG.format(arguments=arguments))
+    return measure(OWN_IMPORTS, RUN_NEULIG.format(arguments=arguments))[1]
 
 
 def merge_with_peer(method: str, models: Models, out: Path, peer: Path) -> Cost:
@@ -177,7 +179,8 @@ def merge_with_peer(method: str, models: Models, out: Path, peer: Path) -> Cost:
     file = out.with_suffix(".yaml")
     file.write_text(json.dumps(config))  # JSON is YAML
     arguments = [str(file), str(out.with_suffix("")), "--quiet"]
-    return measure(RUN_PEER.format(arguments=arguments, script=str(peer)), interpreter(peer))
+    code = RUN_PEER.format(arguments=arguments, script=str(peer))
+    return measure(PEER_IMPORTS, code, interpreter(peer))[1]
 
 
 def interpreter(script: Path) -> str:
@@ -193,12 +196,11 @@ def rows(
     threads: int | None,
 ) -> Iterator[Row]:
     """Measure everything, the files of one size at a time on the disk."""
-    bare = measure(OWN_IMPORTS)
+    bare = measure(OWN_IMPORTS, "")[0]
     yield Row(OWN_IMPORTS, bare, f"{bare.peak / MIB:.0f} MiB")
-    peer_bare = None
     if peer is not None:
-        peer_bare = measure(PEER_IMPORTS, interpreter(peer))
-        yield Row("import mergekit", peer_bare, f"{peer_bare.peak / MIB:.0f} MiB")
+        bare = measure(PEER_IMPORTS, "", interpreter(peer))[0]
+        yield Row("import mergekit", bare, f"{bare.peak / MIB:.0f} MiB")
     most = max(n for _, n in sizes)
     for arch, n in sizes:
         for other in folder.glob("*.safetensors"):
@@ -206,14 +208,15 @@ def rows(
                 other.unlink()
         models, out = make(arch, n, folder), folder / "merged.safetensors"
         case = f"{n} x {arch}"
-        plain = measure(PLAIN.format(sources=[str(p) for p in models.experts], target=str(out)))
+        sources = [str(path) for path in models.experts]
+        plain = measure("", PLAIN.format(sources=sources, target=str(out)))[1]
         moved = models.bytes + models.base.stat().st_size
         yield Row(f"{case} plain read and write", plain, f"{moved / plain.wall / 1e9:.2f} GB/s")
         for method in methods:
-            cost = merge(method, models, out, threads).above(bare)
+            cost = merge(method, models, out, threads)
             yield from _own_rows(f"{case} {method}", method, cost, models, moved / plain.wall)
-            if peer is not None and peer_bare is not None and method in PEERS:
-                theirs = merge_with_peer(method, models, out, peer).above(peer_bare)
+            if peer is not None and method in PEERS:
+                theirs = merge_with_peer(method, models, out, peer)
                 figure = f"{theirs.peak / MIB:.0f} MiB"
                 yield Row(f"{case} mergekit {PEERS[method]}", theirs, figure)
                 ratio = cost.user / theirs.user

@@ -159,7 +159,7 @@ class Experiment:
     views: int = 1
     """Protocol paper: how often each test image is shown through the training transform; 0: never."""
     published: str = ""
-    """Published rows for the report to show beside these: the stem of a file in neulig_ray/report/published."""
+    """Published rows that the report shows beside these: the stem of a file in report/published."""
     seed: int = 0
     """Of experts, ligands, search and orders."""
     task_seed: int = 0

@@ -35,6 +35,7 @@ ENVIRONMENT = {
 # The settings of the caller's own Ray, Python and MLflow are not the cluster's.
 FOREIGN = ("RAY_", "MLFLOW_", "PYTHON", "PIP_", "OMP_", "TMPDIR", "SSH_")
 PLAIN = ("--log-style", "pretty", "--log-color", "false")
+JOB_SECONDS = 2400  # a quiet machine of 2 cores takes a tenth of it
 STARTED = time.monotonic()
 
 
@@ -46,7 +47,16 @@ def main() -> int:
     try:
         # What builds the package: the machines have no network.
         subprocess.run(
-            [sys.executable, "-m", "pip", "download", "-qq", "--dest", work / "wheels", *build_requirements()],
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "-qq",
+                "--dest",
+                work / "wheels",
+                *build_requirements(),
+            ],
             check=True,
         )
         status = isolated([sys.executable, __file__, work], work)
@@ -80,9 +90,11 @@ def inside(work: Path) -> None:
 
     step("machines")
     machines = Machines(work)
-    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(work / "wheels"), "PIP_ROOT_USER_ACTION": "ignore"}
+    own = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(work / "wheels"), "PIP_ROOT_USER_ACTION": "ignore"}
+    # The memory is the whole machine's: Ray would kill our workers for what others take.
+    own["RAY_memory_monitor_refresh_ms"] = "0"
     for name, address in (("head", HEAD), ("worker", WORKER)):
-        home = machines.add(name, address, offline)
+        home = machines.add(name, address, own)
         make_environment(home / "neulig-env")
     before = processes()
     storage = work / "storage"  # what a shared file system is to real machines
@@ -143,7 +155,7 @@ def job(name: str, storage: Path) -> str:
     submit = ["ray", "job", "submit", "--address", DASHBOARD, "--no-wait", "--submission-id", name, "--"]
     command = " ".join(map(str, ("cd ~/neulig && exec neulig run mine", *arguments)))
     run(*submit, "sh", "-c", command, show=False)
-    until = time.monotonic() + 1200
+    until = time.monotonic() + JOB_SECONDS
     state = ""
     while state not in ("SUCCEEDED", "FAILED", "STOPPED") and time.monotonic() < until:
         time.sleep(2)

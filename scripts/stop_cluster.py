@@ -12,9 +12,9 @@ from pathlib import Path
 
 import yaml
 
-STOP = "ray stop --grace-period 60"
+STOP = ("neulig-env/bin/ray", "stop", "--grace-period", "60")  # below home, where the setup commands put it
 SSH = ("ssh", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR")
-SECONDS = 120
+SECONDS = 300
 
 
 def stopped(name: str, *command: str) -> bool:
@@ -34,15 +34,13 @@ def stopped(name: str, *command: str) -> bool:
 def main() -> int:
     config = yaml.safe_load(Path("~/ray_bootstrap_config.yaml").expanduser().read_text())
     fine = [
-        stopped("head", *STOP.split()),
+        stopped("head", str(Path.home() / STOP[0]), *STOP[1:]),
         stopped("MLflow", str(Path(__file__).with_name("mlflow_server.sh")), "stop"),
     ]
     key = Path(config["auth"]["ssh_private_key"]).expanduser()
     for address in config["provider"].get("worker_ips", ()):
         user = config["auth"]["ssh_user"]
-        # As Ray logs in: .bashrc knows where `ray` is, and may end early for a shell that is not interactive.
-        command = f"bash --login -i -c '{STOP}'"
-        fine.append(stopped(address, *SSH, "-i", str(key), f"{user}@{address}", command))
+        fine.append(stopped(address, *SSH, "-i", str(key), f"{user}@{address}", *STOP))
     return 0 if all(fine) else 1
 
 

@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from neulig_ray import __version__
 from neulig_ray.config import Experiment
@@ -90,8 +90,15 @@ def guarded(run: Callable[[], int]) -> int:
         return 1
 
 
-def launch(experiment: Experiment) -> None:
-    """`neulig run` for an experiment's own file: `python experiments/quickstart.py [flags]`."""
+def launch(experiment: Experiment, variants: Mapping[str, Experiment] | None = None) -> None:
+    """`neulig run` for an experiment's own file: `python experiments/quickstart.py [flags]`.
+
+    `variants`: the file's own of that name; `--NAME` among the flags chooses one.
+    """
     from neulig_ray.cli.pipeline import run_command
 
-    sys.exit(guarded(lambda: run_command("run", experiment, sys.argv[1:], prog=sys.argv[0])))
+    flags, prog = sys.argv[1:], sys.argv[0]
+    about = str(getattr(sys.modules["__main__"], "__doc__", "") or "")
+    sys.exit(
+        guarded(lambda: run_command("run", experiment, flags, prog=prog, about=about, variants=variants))
+    )

@@ -1,11 +1,12 @@
 """`neulig run`, and the commands that stop earlier in the pipeline."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from neulig_ray.cli.experiments import load
+from neulig_ray.cli.experiments import Variants, choose, described, load_file
 from neulig_ray.cli.options import Options, parse
 from neulig_ray.config import Experiment
 
@@ -16,9 +17,14 @@ if TYPE_CHECKING:
 def main(command: str, arguments: Sequence[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         return _without_experiment(command, arguments)
-    experiment, about = load(arguments[0])
+    file = load_file(arguments[0])
     return run_command(
-        command, experiment, arguments[1:], prog=f"neulig {command} {arguments[0]}", about=about
+        command,
+        file.experiment,
+        arguments[1:],
+        prog=f"neulig {command} {arguments[0]}",
+        about=file.about,
+        variants=file.variants,
     )
 
 
@@ -36,10 +42,20 @@ def _without_experiment(command: str, arguments: Sequence[str]) -> int:
 
 
 def run_command(
-    command: str, experiment: Experiment, arguments: Sequence[str], *, prog: str, about: str = ""
+    command: str,
+    experiment: Experiment,
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    about: str = "",
+    variants: Variants | None = None,
 ) -> int:
-    """Run an experiment's pipeline up to what the command asks for; the exit status."""
+    """Run the pipeline of an experiment, or of its variant, up to what the command asks for; exit status."""
+    experiment, arguments = choose(experiment, variants or {}, arguments)
+    about = described(about, variants or {})
     experiment, options = parse(experiment, arguments, prog=prog, description=about)
+    if options.dry_run:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's libraries are imported, below
     from neulig_ray.cli.session import Session
 
     with Session(experiment, options) as session:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from neulig_ray.cli.experiments import load
+from neulig_ray.cli.experiments import choose, described, load_file
 from neulig_ray.cli.options import parse
 from neulig_ray.errors import InputError
 
@@ -17,7 +17,9 @@ def main(command: str, arguments: Sequence[str]) -> int:
         return _usage(command, flags)
     out, flags = _take_out(flags)
     if len(names) == 1:
-        experiment, about = load(names[0])
+        file = load_file(names[0])
+        experiment, flags = choose(file.experiment, file.variants, flags)
+        about = described(file.about, file.variants)
         experiment, options = parse(experiment, flags, prog=f"neulig {command} {names[0]}", description=about)
         from neulig_ray.cli.session import Session
 
@@ -42,8 +44,9 @@ def _several(names: Sequence[str], flags: Sequence[str], out: Path | None) -> in
 
     frames, provenance, uri = {}, {}, ""
     for name in names:
-        experiment, about = load(name)
-        experiment, options = parse(experiment, flags, prog="neulig report", description=about)
+        file = load_file(name)
+        experiment, rest = choose(file.experiment, file.variants, flags)
+        experiment, options = parse(experiment, rest, prog="neulig report", description=file.about)
         uri = options.storage
         try:
             frames[experiment.name], provenance[experiment.name] = read_results(Storage(uri), experiment.name)

@@ -10,6 +10,7 @@ from typing import Final
 import pandas as pd
 from rich.console import Console
 
+from neulig_ray.cli.dry_run import print_costs
 from neulig_ray.cli.options import Options
 from neulig_ray.cli.plan_table import plan_table
 from neulig_ray.cli.records import cells, expert_curves, trials
@@ -69,6 +70,7 @@ class Session:
         console.print(plan_table(self.pipeline)[0])
         for group in self.plan.groups:
             console.print(f"{group.arch} {group.origin} n={group.n}: {len(group.combinations)} combinations")
+        print_costs(console, self.plan, self.storage)
         console.print(f"storage {self.storage.uri}, MLflow {self._tracking()[0]}", soft_wrap=True)
 
     def run(self, command: str) -> None:

@@ -39,7 +39,7 @@ def check_families(experts: Sequence[ImportedExpert], storage: Storage, publishe
     told = "; ".join(f"{expert.artifact.label} is of {family}" for family, expert in found.items())
     if len(found) > 1:
         raise InputError(
-            f"experts of {len(found)} families of checkpoints: {told}. Their recipes differ, so that one table "
+            f"experts of {len(found)} families of checkpoints: {told}. Their recipes differ, so that a table "
             "of both would compare nothing: name experts of one family"
         )
     if published and found and published not in found:

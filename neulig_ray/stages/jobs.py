@@ -98,9 +98,11 @@ def _there(storage: Storage, job: HasArtifact) -> bool:
 
 
 def told(error: BaseException) -> str:
-    """An error in one line, for the status of results: its kind and its last line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+    """An error in one line, for the status of results: its kind, and the line that says why."""
+    error = getattr(error, "health_check_failure", error)  # Ray Train's wrapper of a worker's death
+    lines = str(error).strip().splitlines() or [""]
+    reason = next((line for line in lines if "low on memory" in line), lines[-1])  # then comes a manual
+    return f"{type(error).__name__}: {reason.strip()}".removesuffix(": ")
 
 
 def runnable(jobs: Sequence[J], failures: Failures) -> list[J]:

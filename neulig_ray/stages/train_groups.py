@@ -28,8 +28,11 @@ class Groups:
         resources: Resources,
         workers: int,
         stage: Stage,
+        first: int = 0,
     ) -> None:
+        """`first`: the first group's number. `left`: training -> folders with checkpoints of it."""
         self._folder = folder
+        self._first = first
         self._jobs = {job.artifact.fingerprint: job for job in jobs}
         self._left = {name: folders for name, folders in left.items() if name in self._jobs}
         self._storage = storage
@@ -39,10 +42,13 @@ class Groups:
         self._queue: Any = None
         self._waiting = len(jobs)
         self._broken: list[str] = []
-        self._failures: Failures = {}
+        self.failures: Failures = {}
 
-    def run(self, slots: Callable[[], int]) -> Failures:
-        """What could not be trained, with the reason. `slots`: how many groups the cluster holds now."""
+    def run(self, slots: Callable[[], int]) -> None:
+        """Train, adding to `failures` what could not be. `slots`: how many groups the cluster holds now.
+
+        Raises a RayError when the queue is lost: it lives on the driver's node, but may be killed there.
+        """
         self._queue = _on_this_node(TrainQueue, list(self._jobs), self._resources.max_failures)
         pool = ThreadPoolExecutor(len(self._jobs) + self._resources.max_failures + 1)
         groups: list[Future[None]] = []
@@ -59,14 +65,13 @@ class Groups:
                     break
                 if len(self._broken) <= self._resources.max_failures:
                     for _ in range(running, min(room, running + self._waiting)):
-                        groups.append(pool.submit(self._keep, len(groups)))
+                        groups.append(pool.submit(self._keep, self._first + len(groups)))
                 time.sleep(_LOOK_EVERY)
         finally:
             pool.shutdown(wait=False)  # an interrupt does not wait for trainings: they go on from checkpoints
         for group in groups:
             group.result()
         self._follow()
-        return self._failures
 
     def _call(self, method: str, *arguments: Any) -> Any:
         import ray
@@ -126,7 +131,7 @@ class Groups:
                 self._stage.note(label, f"goes on from its last checkpoint after {text}")
             else:
                 if kind == "failed":
-                    self._failures[name] = text
+                    self.failures[name] = text
                 self._stage.finished(label, text, failed=kind == "failed")
 
 
@@ -146,7 +151,8 @@ def _losses(queue: Any, group: int) -> Any:
 
     class Losses(ray.train.UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            if any(getattr(error, "preempted", False) for error in worker_exceptions.values()):
+            causes = [getattr(e, "health_check_failure", e) for e in worker_exceptions.values()]
+            if any(getattr(cause, "preempted", False) for cause in causes):
                 return  # a node that was taken back says nothing of the training
             _, error = min(worker_exceptions.items())
             ray.get(queue.lost.remote(group, told(error)))

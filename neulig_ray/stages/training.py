@@ -4,13 +4,14 @@ A Train run costs 10 s and more before its first step, so small trainings share 
 artifact, its own seed and its own failure; a lost worker, node or driver costs at most the epoch in hand.
 """
 
+import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from neulig_ray.stages.artifact import fingerprint
 from neulig_ray.stages.cluster import Cluster
-from neulig_ray.stages.jobs import Failures, Resources, ensure, runnable
-from neulig_ray.stages.progress import Reporter
+from neulig_ray.stages.jobs import Failures, Resources, ensure, runnable, told
+from neulig_ray.stages.progress import Reporter, Stage
 from neulig_ray.stages.scratch import Scratch, scratch
 from neulig_ray.stages.storage import Storage
 from neulig_ray.stages.train_groups import Groups
@@ -49,18 +50,48 @@ def run_trainings(
 
             def make(missing: list[TrainJob]) -> Failures:
                 ordered = sorted(missing, key=lambda job: -costs[job.artifact.label])
-                groups = Groups(own.path, ordered, _left(own), storage, resources, workers, stage)
-                return groups.run(slots)
+                return _train(own, ordered, resources, workers, stage, slots)
 
             made = ensure(storage, jobs, make, stage)
             own.sweep(lambda folder: _made(storage, folder, jobs))
         failures.update(made)
 
 
+def _train(
+    own: Scratch,
+    jobs: Sequence[TrainJob],
+    resources: Resources,
+    workers: int,
+    stage: Stage,
+    slots: Callable[[], int],
+) -> Failures:
+    """Train in this order. A queue that is killed (a head short of memory) is begun anew with the rest."""
+    import ray
+
+    failures: Failures = {}
+    for attempt in itertools.count():
+        left = [job for job in jobs if not _ended(job, own.storage, failures)]
+        first = attempt * len(jobs) * (resources.max_failures + 1)  # a folder of its own for every group
+        groups = Groups(own.path, left, _left(own), own.storage, resources, workers, stage, first)
+        try:
+            groups.run(slots)
+            return failures | groups.failures
+        except ray.exceptions.RayError as error:
+            failures |= groups.failures
+            if attempt == resources.max_failures:
+                raise
+            stage.note("the queue", f"is begun again after {told(error)}")
+    raise AssertionError("the loop returns or raises")
+
+
+def _ended(job: TrainJob, storage: Storage, failures: Failures) -> bool:
+    return job.artifact.fingerprint in failures or storage.exists(job.artifact)
+
+
 def _left(own: Scratch) -> Mapping[str, list[str]]:
-    """Training -> the groups' folders where other drivers noted down that they have it in hand."""
+    """Training -> the groups' folders where this driver, or another, noted down that it is in hand."""
     found = defaultdict(list)
-    for folder in own.others():
+    for folder in (own.path, *own.others()):
         for group, training in _notes(own.storage, folder).items():
             found[training].append(group)
     return found

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import torch
 
-from neulig_ray.errors import InputError
+from neulig_ray.errors import NotApplicable
 from neulig_ray.merging import About, streamed
 from neulig_ray.merging.models import Models
 from neulig_ray.merging.spherical import TINY, Coefficients, On, check_base, coefficients, combine
@@ -12,7 +12,7 @@ from neulig_ray.merging.spherical import TINY, Coefficients, On, check_base, coe
 
 def _two(models: Models, *, on: str) -> None:
     if models.n != 2:
-        raise InputError(
+        raise NotApplicable(
             f"slerp merges exactly 2 models, not {models.n}: give two, or use multi-slerp or karcher"
         )
     check_base("slerp", models, on)
