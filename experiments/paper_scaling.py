@@ -1,4 +1,22 @@
-"""Two to seven collaborators on three CLIP archs, and pairs of experts from different foundation models."""
+"""Two to seven collaborators on three CLIP archs, and pairs of experts from different foundation models.
+
+- Command: `neulig run paper_scaling`, or one arch: `neulig run paper_scaling --archs RN50-quickgelu`.
+- Needs: the data of the paper's seven tasks, six checkpoints (8.3 GiB to download, and RESISC45), 86 GiB of
+  storage, a cluster with a GPU and 8 CPUs for each worker.
+- Cost, estimated by `--dry-run` and not measured: 7 GPU hours for 42 experts and their embeddings; 34,000 CPU
+  core hours for the merged models' evaluation, which runs on the CPU, most of them ViT-L-14's. Begin with
+  RN50, or with `--combinations 1`.
+- Expected: no numbers are published to hold this against. The paper claims up to seven collaborators without
+  giving them, and its code says of diverse origins that earlier methods are near chance there. Ours have not
+  been measured; on the toy suite (experiments/toy_full.py) merging keeps up from n = 3 to 7 within one
+  origin, and not over two.
+
+Seven seeded combinations for each n, so that every task occurs equally often. The second origin of each arch
+is one that has its activation, as merging over two activations would mean nothing: LAION-400M for ViT-B-32,
+YFCC-15M for RN50 (open_clip has no ResNet of LAION), MetaCLIP-400M for ViT-L-14 (LAION's has plain GELU). In
+pairs of different origins each image is judged by the head of its own expert's origin; methods that need one
+base are left out of these, and the report says so.
+"""
 
 from neulig_ray.cli import launch
 from neulig_ray.config import Cluster, Evaluation, Experiment, Finetune, Ligand, Search

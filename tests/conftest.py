@@ -38,7 +38,7 @@ _MARK = "NEULIG_TEST_PROCESS"
 
 
 class Command:
-    """`neulig ARGUMENTS`, or another Python program, in a process group of its own with all that it starts."""
+    """`neulig ARGUMENTS`, or another Python program, in a process group of its own with its children."""
 
     def __init__(
         self,

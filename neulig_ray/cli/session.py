@@ -120,7 +120,9 @@ class Session:
                     raise
                 if wait is None:
                     self._unrecorded = True
-                    self.reporter.console.print(f"[red]MLflow[/]       {error}", highlight=False)
+                    self.reporter.console.print(
+                        f"[red]MLflow[/]       {error}", highlight=False, soft_wrap=True
+                    )
                     return None
                 self.reporter.say(f"[yellow]MLflow[/]       is away, again in {wait:.0f} s: {error}")
             time.sleep(wait)

@@ -11,7 +11,6 @@ from rich.table import Table
 from neulig_ray.cli.units import size
 from neulig_ray.stages import scratch
 from neulig_ray.stages.inventory import Stored, damaged, inventory, referred
-from neulig_ray.stages.running import in_use
 from neulig_ray.stages.storage import Storage
 
 
@@ -52,6 +51,8 @@ def _verify(storage: Storage, stored: Sequence[Stored]) -> int:
 
 
 def _prune(storage: Storage, stored: Sequence[Stored], yes: bool) -> int:
+    from neulig_ray.stages.running import in_use  # imports torch: seconds
+
     running = in_use(storage)
     keep = referred(storage) | running
     useless = [

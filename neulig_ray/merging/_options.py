@@ -127,6 +127,8 @@ def _spelled(word: str) -> Any:
 
 
 def _fit(kind: Any, value: Any) -> Any:
+    if kind is Any:
+        return value
     if get_origin(kind) in (Union, types.UnionType):
         for part in get_args(kind):
             if (fitted := _fit(part, value)) is not _MISFIT:

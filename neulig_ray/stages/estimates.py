@@ -5,6 +5,7 @@ epochs, a training step being three forward passes. Left out are decoding, the h
 training of ligands (linear layers on stored embeddings), and merging itself, which is reading memory.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -232,19 +233,23 @@ class _Counter:
         return passes
 
 
+@functools.lru_cache(maxsize=64)
 def clip_bytes(arch: str) -> int:
     """Bytes of a whole CLIP in float32."""
     return 4 * sum(p.numel() for p in skeleton(ARCHS[arch]).parameters())
 
 
+@functools.lru_cache(maxsize=64)
 def tower_bytes(arch: str) -> int:
     """Bytes of a visual tower's state in float32."""
     return 4 * sum(tensor.numel() for tensor in _tower(arch).state_dict().values())
 
 
+@functools.lru_cache(maxsize=64)
 def _tower(arch: str) -> Any:
     return skeleton(ARCHS[arch]).visual
 
 
+@functools.lru_cache(maxsize=64)
 def _has_batchnorm(arch: str) -> bool:
     return any(name.endswith("running_mean") for name in _tower(arch).state_dict())
