@@ -45,6 +45,7 @@ experiment = Experiment(
         "iso-c",
         "iso-c:convolutions=reshape",
         "iso-cts",
+        "slerp",
         "multi-slerp",
         "karcher",
         "ensemble-embedding",

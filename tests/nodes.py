@@ -30,29 +30,29 @@ class Nodes:
         lines = [line.split() for line in self._program.output.splitlines()]
         return [line[1] for line in lines if len(line) == 2 and line[0] == word]
 
-    def workers(self, title: str) -> Iterator[tuple[int, int]]:
+    def workers(self, work: str) -> Iterator[tuple[int, int]]:
         """(raylet, worker) of processes that Ray names after the work in hand."""
         for node in self.alive:
             with contextlib.suppress(OSError):
                 for file in Path(f"/proc/{node}/task").glob("*/children"):
                     for worker in map(int, file.read_text().split()):
-                        if _title(worker).startswith(title):
+                        if title(worker).startswith(work):
                             yield node, worker
 
-    def caught(self, title: str, command: Command, timeout: float = 300) -> tuple[int, int]:
+    def caught(self, work: str, command: Command, timeout: float = 300) -> tuple[int, int]:
         """A worker in the middle of work of that name, stopped there."""
         until = time.monotonic() + timeout
         while time.monotonic() < until:
-            for node, worker in self.workers(title):
+            for node, worker in self.workers(work):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker, signal.SIGSTOP)
-                    if _title(worker).startswith(title):
+                    if title(worker).startswith(work):
                         return node, worker
                     os.kill(worker, signal.SIGCONT)
             if command.process.poll() is not None:
-                pytest.fail(f"ended before {title}:\n{command.output[-4000:]}")
+                pytest.fail(f"ended before {work}:\n{command.output[-4000:]}")
             time.sleep(0.003)
-        pytest.fail(f"{timeout} s without {title}:\n{command.output[-4000:]}")
+        pytest.fail(f"{timeout} s without {work}:\n{command.output[-4000:]}")
 
     def kill(self, node: int) -> None:
         """Take a node away with all its processes, and add another one in its place."""
@@ -62,7 +62,8 @@ class Nodes:
         self._program.wait_until(killed, f"the end of node {node}", timeout=60)
 
 
-def _title(pid: int) -> str:
+def title(pid: int) -> str:
+    """What a process calls itself; Ray names its own after the work in hand."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace").strip()
     except OSError:

@@ -42,7 +42,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "flags"), COMMANDS, ids=lambda value: getattr(value, "stem", "".join(value) or "itself")
+    ("file", "flags"), COMMANDS, ids=["".join((file.stem, *flags)) for file, flags in COMMANDS]
 )
 def test_every_experiment_passes_a_dry_run(
     file: Path, flags: tuple[str, ...], alone: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -7,6 +7,7 @@ is. The head is the driver's node: losing it is losing the driver (tests/test_re
 """
 
 import contextlib
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import pandas as pd
 import pytest
 from conftest import Command
 from disturbed import FLAGS, SMALLEST, checkpoints, hashes, results
-from nodes import PROGRAM, Nodes
+from nodes import PROGRAM, Nodes, title
 
 from neulig_ray.cli.experiments import load
 from neulig_ray.cli.options import parse
@@ -61,29 +62,29 @@ def disturbed(
                 claims[stage] = held.enter_context(contextlib.ExitStack())
                 assert claims[stage].enter_context(storage.claim(last, wait=False))
         command = start_command("run", SMALLEST, "--storage", folder, *FLAGS, "--address", nodes.address)
-        for stage, title in STAGES.items():
-            disturb(stage, title, nodes, command, folder)
+        for stage, work in STAGES.items():
+            disturb(stage, work, nodes, command, folder)
             if stage in claims:
                 claims[stage].close()
     assert command.wait(600) == 0, command.output
     return folder, command
 
 
-def disturb(stage: str, title: str, nodes: Nodes, command: Command, folder: Path) -> None:
+def disturb(stage: str, work: str, nodes: Nodes, command: Command, folder: Path) -> None:
     seen: set[Path] = set()
 
     def new_checkpoint() -> bool:
         return bool(set(checkpoints(folder, stage)) - seen)
 
-    if title == TRAINING:
+    if work == TRAINING:
         command.wait_until(new_checkpoint, f"a checkpoint of stage {stage}")
-    if title != SMALL:
-        _, worker = nodes.caught(title, command)
+    if work != SMALL:
+        _, worker = nodes.caught(work, command)
         seen.update(checkpoints(folder, stage))
         os.kill(worker, signal.SIGKILL)
-    if title == TRAINING:
+    if work == TRAINING:
         command.wait_until(new_checkpoint, f"a further checkpoint of stage {stage}")
-    node, _ = nodes.caught(title, command)
+    node, _ = nodes.caught(work, command)
     nodes.kill(node)
 
 
@@ -113,3 +114,19 @@ def test_nothing_is_left_over(disturbed: tuple[Path, Command], start_command: Ca
     assert not [file for file in (folder / "ray").rglob("*") if file.is_file()]
     command = start_command("storage", "verify", "--storage", folder)
     assert command.wait(120) == 0, command.output
+
+
+def test_the_queue_of_trainings_is_killed(start_command: Callable[..., Command], tmp_path: Path) -> None:
+    """As Ray does on a head that is short of memory."""
+    command = start_command("finetune", SMALLEST, "--storage", tmp_path, "--finetune.epochs", "4")
+    command.wait_until(lambda: bool(checkpoints(tmp_path, "experts")), "a checkpoint of an expert")
+    (queue,) = [pid for pid in command.family() if title(pid).startswith("ray::TrainQueue")]
+    os.kill(queue, signal.SIGKILL)
+    assert command.wait(600) == 0, command.output
+    assert "the queue is begun again after ActorDiedError" in command.output
+    curves = [
+        json.loads(file.read_text())["info"]["curve"]
+        for file in (tmp_path / "artifacts/expert").glob("*/manifest.json")
+    ]
+    assert [[point["epoch"] for point in curve] for curve in curves] == [[1, 2, 3, 4]] * 2
+    assert not [file for file in (tmp_path / "ray").rglob("*") if file.is_file()]

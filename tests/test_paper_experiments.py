@@ -1,4 +1,4 @@
-"""The paper's experiment at full model size: one step of every stage, on stand-ins for its data and weights."""
+"""The paper's experiment at full model size: one step of every stage, on stand-ins for data and weights."""
 
 import json
 from collections.abc import Callable
