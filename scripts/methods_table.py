@@ -20,8 +20,8 @@ def counterpart(method: Method) -> str:
 
 def short(method: Method) -> str:
     """One line for the README."""
-    needs = ", ".join(method.needs)
-    return f"| `{method.name}` | {method.kind} | {needs} | {counterpart(method)} | {method.summary} |"
+    cells = [f"`{method.name}`", method.kind, ", ".join(method.needs), counterpart(method), method.summary]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def full(method: Method) -> str:
