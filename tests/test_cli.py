@@ -122,10 +122,11 @@ def test_a_dry_run_prints_the_plan_and_creates_nothing(
         "run", REPOSITORY / "experiments/smallest.py", "--dry-run", "--tasks", "digits", "signs"
     )
     assert status == 0
-    plan = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
-    assert plan["experts"] == ["2", "0", "2"]
-    assert plan["embeddings"] == ["6", "0", "6"]
-    assert plan["search"] == ["6", "0", "6"]
+    stages = text.partition("GPU hours")[0].splitlines()
+    plan = {line.split()[0]: line.split()[1:] for line in stages if line.strip()}
+    assert plan["experts"][:3] == ["2", "0", "2"]
+    assert plan["embeddings"][:3] == ["6", "0", "6"]
+    assert plan["search"][:3] == ["6", "0", "6"]
     assert "tiny-rn seed-0 n=2: 1 combinations" in text
     assert str(tmp_path / "neulig-storage") in text
     assert os.listdir(tmp_path) == []
