@@ -3,8 +3,8 @@
     python scripts/ray_up.py
 
 Launches, checks the nodes, submits `smallest` as a job, looks for its runs on the head's MLflow server, tears
-down, and sees that no process is left. Needs root; says SKIPPED with the reason where it cannot run. About
-three minutes on 2 CPU cores. Machines: scripts/machines.py. tests/test_ray_up.py runs it.
+down, and sees that no process is left. Needs root; says SKIPPED with the reason where it cannot run. 12 and
+19 minutes on 2 CPU cores that much other work shared (2026-11-22). tests/test_ray_up.py runs it.
 """
 
 import json
@@ -35,7 +35,7 @@ ENVIRONMENT = {
 # The settings of the caller's own Ray, Python and MLflow are not the cluster's.
 FOREIGN = ("RAY_", "MLFLOW_", "PYTHON", "PIP_", "OMP_", "TMPDIR", "SSH_")
 PLAIN = ("--log-style", "pretty", "--log-color", "false")
-JOB_SECONDS = 2400  # a quiet machine of 2 cores takes a tenth of it
+JOB_SECONDS = 2400  # 147 on 2 busy cores
 STARTED = time.monotonic()
 
 

@@ -70,7 +70,7 @@ def client(uri: str) -> Any:
         os.environ.setdefault(name, value)
     import mlflow
 
-    for name in ("mlflow", "alembic"):
+    for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     path = database(uri)
     if path and not path.exists():
