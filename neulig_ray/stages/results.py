@@ -57,7 +57,7 @@ def _selected(plan: Plan, storage: Storage) -> list[dict[str, Any]]:
                 name: common[name] for name in ("arch", "origin", "n", "collaborators", "method", "options")
             }
             chosen = storage.manifest(artifact)["info"].get("selected", [])
-            found += [{**place, **entry} for entry in chosen]
+            found += [{**entry, "chosen": entry["options"], **place} for entry in chosen]
     return found
 
 
