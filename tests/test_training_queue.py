@@ -27,7 +27,7 @@ def test_everything_is_trained_once_in_its_order(order: tuple[int, ...]) -> None
                 had.append(name)
                 queue.end(group, "done", name, "")
     assert had == JOBS
-    assert queue.events() == ([Event("done", name, "") for name in JOBS], 0, {})
+    assert queue.events() == ([Event("done", name, "") for name in JOBS], 0)
 
 
 def test_a_restarted_group_gets_back_what_it_had() -> None:
@@ -39,14 +39,14 @@ def test_a_restarted_group_gets_back_what_it_had() -> None:
     assert queue.take(0) == "a"
     queue.end(0, "failed", "a", "reason")
     assert queue.take(0) == "c"
-    events, waiting, _ = queue.events()
+    events, waiting = queue.events()
     assert events == [
         Event("running", "a", "epoch 1"),
         Event("lost", "a", "its node died"),
         Event("failed", "a", "reason"),
     ]
     assert waiting == 0
-    assert queue.events() == ([], 0, {})
+    assert queue.events() == ([], 0)
 
 
 def test_what_kills_its_workers_again_and_again_fails_alone() -> None:
@@ -56,7 +56,7 @@ def test_what_kills_its_workers_again_and_again_fails_alone() -> None:
         queue.lost(0, "WorkerDied: out of memory")
     assert queue.goes_on(0), "there is more to do"
     assert queue.take(0) == "b"
-    events, waiting, _ = queue.events()
+    events, waiting = queue.events()
     assert [event.kind for event in events] == ["lost", "lost", "failed"]
     assert events[-1].text == "WorkerDied: out of memory (tried 3 times)"
     assert waiting == 1

@@ -42,7 +42,6 @@ class Groups:
         self._queue: Any = None
         self._waiting = len(jobs)
         self._broken: list[str] = []
-        self._reserved: dict[int, Any] = {}
         self.failures: Failures = {}
 
     def run(self, slots: Callable[[], int]) -> None:
@@ -81,35 +80,14 @@ class Groups:
 
     def _keep(self, group: int) -> None:
         """A group's run of Ray Train, again where it ends with an error and something is left to do."""
-        import ray.train
-
         while True:
             try:
                 self._trainer(group).fit()
                 return
             except Exception as error:
-                self._release(group)
-                if not isinstance(error, ray.train.WorkerGroupError):  # of that one, `_losses` told
-                    self._call("lost", group, told(error))
                 if not self._call("goes_on", group):
                     self._broken.append(told(error))
                     return
-
-    def release(self) -> None:
-        """Give up what all groups have reserved."""
-        for group in list(self._reserved):
-            self._release(group)
-
-    def _release(self, group: int) -> None:
-        """Give back the CPUs and GPUs of a group whose run ended with an error.
-
-        Ray Train does it itself, but for a controller that was killed together with its cleaner: then they
-        stay reserved, and whoever asks for them waits without end.
-        """
-        import ray
-
-        if (placement := self._reserved.pop(group, None)) is not None:
-            ray.util.remove_placement_group(placement)
 
     def _trainer(self, group: int) -> Any:
         import ray.train
@@ -144,7 +122,7 @@ class Groups:
         )
 
     def _follow(self) -> None:
-        events, self._waiting, self._reserved = self._call("events")
+        events, self._waiting = self._call("events")
         for kind, name, text in events:
             label = self._jobs[name].artifact.label
             if kind == "running":

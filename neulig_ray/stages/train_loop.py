@@ -45,8 +45,6 @@ def work(config: Mapping[str, GroupTask]) -> None:
     device = ray.train.torch.get_device()
     worker = Worker(str(device), rank, world_size, ray.train.torch.prepare_model)
     own = _own_checkpoint()
-    if rank == 0:
-        ray.get(queue.reserve.remote(group, ray.util.get_current_placement_group()))
 
     while (name := _agree(worker, lambda: _next(task))) is not None:
         job = task.jobs[name]

@@ -2,7 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Event(NamedTuple):
@@ -27,11 +27,6 @@ class TrainQueue:
         self._points: Counter[str] = Counter()
         self._losses: Counter[str | int] = Counter()
         self._events: list[Event] = []
-        self._reserved: dict[int, Any] = {}
-
-    def reserve(self, group: int, placement: Any) -> None:
-        """Note down what Ray reserved for the group's workers."""
-        self._reserved[group] = placement
 
     def take(self, group: int) -> str | None:
         """The group's next training; None when nothing is left."""
@@ -72,7 +67,7 @@ class TrainQueue:
         while self._waiting:
             self._events.append(Event("failed", self._waiting.popleft(), reason))
 
-    def events(self) -> tuple[list[Event], int, dict[int, Any]]:
-        """What happened since the last call, how many trainings wait, and what the groups have reserved."""
+    def events(self) -> tuple[list[Event], int]:
+        """What happened since the last call, and how many trainings wait."""
         events, self._events = self._events, []
-        return events, len(self._waiting), self._reserved
+        return events, len(self._waiting)

@@ -78,7 +78,6 @@ def _train(
             return failures | groups.failures
         except ray.exceptions.RayError as error:
             failures |= groups.failures
-            groups.release()
             if attempt == resources.max_failures:
                 raise
             stage.note("the queue", f"is begun again after {told(error)}")
