@@ -1,11 +1,13 @@
 """Options of methods: the signature is the schema, its annotations say what is allowed."""
 
+import contextlib
 import inspect
 import json
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from neulig_ray.errors import InputError, unknown
@@ -99,7 +101,7 @@ class Option:
             return value
         fitted = _fit(self.type, value)
         if fitted is _MISFIT:
-            raise InputError(f"{where}, but it is {type_name(self.type)}")
+            raise InputError(f"{where}, but it must be {type_name(self.type)}")
         numbers = fitted if isinstance(fitted, tuple) else (fitted,)
         for number in numbers:
             if isinstance(number, (int, float)) and not isinstance(number, bool):
@@ -119,10 +121,12 @@ _MISFIT = object()
 
 
 def _spelled(word: str) -> Any:
-    """A number, true, false or null as JSON has them (or none); any other text as it stands."""
-    try:
+    """A number (.5 too), true, false or null as JSON has them (or none); any other text as it stands."""
+    with contextlib.suppress(json.JSONDecodeError):
         return json.loads("null" if word == "none" else word)
-    except json.JSONDecodeError:
+    try:
+        return float(word)
+    except ValueError:
         return word
 
 
@@ -165,9 +169,9 @@ def type_name(kind: Any) -> str:
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(type_name(part) for part in get_args(kind))
     if get_origin(kind) is tuple:
-        return f"a list, each {type_name(get_args(kind)[0])}"
+        return f"a list of {type_name(get_args(kind)[0]).removeprefix('a ')}s"
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
-    return names.get(kind, "empty" if kind is type(None) else str(kind))
+    return names.get(kind, "none" if kind is type(None) else str(kind))
 
 
 def read_options(*functions: Callable[..., Any] | None) -> dict[str, Option]:
@@ -194,8 +198,14 @@ def read_options(*functions: Callable[..., Any] | None) -> dict[str, Option]:
 
 def accepted(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `values` that the function has parameters for; all, if it takes any."""
+    names = _parameters(function)
+    return {name: value for name, value in values.items() if names is None or name in names}
+
+
+@lru_cache(maxsize=256)  # a merge asks for every piece: a fifth of an average's user time
+def _parameters(function: Callable[..., Any]) -> frozenset[str] | None:
+    """The names that can be given by keyword; None where any can."""
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return dict(values)
-    names = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
-    return {name: value for name, value in values.items() if name in names}
+        return None
+    return frozenset(p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
