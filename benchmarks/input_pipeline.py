@@ -5,8 +5,8 @@
 
 A folder of seeded noise as JPEG files is prepared into a storage as a task would be (decoded, fitted to the
 model's size, sharded), then read in random order as fine-tuning reads it: rows of memory-mapped shards in one
-thread ahead, uint8 to the device, shift, resize and normalisation there. Rounds of the three kinds take
-turns, so that what else the machine does meets all of them; the figures are medians over the rounds.
+thread ahead, uint8 to the device, augmentation, resize and normalisation there. Rounds of the three kinds
+take turns, so that what else the machine does meets all of them; the figures are medians over the rounds.
 
     preparing   decoding and storing, once for all experiments, with all threads of the stage
     input       batches of pixels on the device, nothing computed with them
@@ -39,8 +39,8 @@ from neulig_ray.stages import prepare
 from neulig_ray.stages.prepare import load_split, task_job
 from neulig_ray.stages.storage import Storage
 from neulig_ray.tasks import Split
+from neulig_ray.training.augmentation import augmented, draw
 from neulig_ray.training.execution import Execution, ahead
-from neulig_ray.training.finetune import shifted
 from neulig_ray.training.optimisation import adamw, take_step
 
 CLASSES = 10
@@ -129,10 +129,10 @@ def batches(train: Split, arch: Arch, device: torch.device, batch_size: int, ste
     """Pixels and labels on the device, in an order of `seed`, as fine-tuning reads them."""
     rng = np.random.default_rng(seed)
     rows = rng.integers(0, len(train), (steps, batch_size))
-    shift = ARCHS[arch.name].finetune.shift
     for images, labels in ahead(partial(read, train), list(rows)):
-        moves = torch.from_numpy(rng.integers(-shift, shift + 1, (batch_size, 2)))
-        yield preprocess(shifted(images.to(device), moves), arch, device), labels.to(device)
+        moves = torch.from_numpy(draw(arch.finetune, rng, tuple(images.shape)))
+        moved = augmented(arch.finetune, images.to(device), moves, image_size(arch))
+        yield preprocess(moved, arch, device), labels.to(device)
 
 
 def read(train: Split, rows: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,11 @@
 """Two to seven collaborators on three CLIP archs, and pairs of experts from different foundation models.
 
 - Command: `neulig run paper_scaling`, or one arch: `neulig run paper_scaling --archs RN50-quickgelu`.
-- Needs: the data of the paper's seven tasks, six checkpoints (8.3 GiB to download, and RESISC45), 86 GiB of
+- Needs: the data of the paper's seven tasks, six checkpoints (8.6 GiB to download in all), 86 GiB of
   storage, a cluster with a GPU and 8 CPUs for each worker.
-- Cost, estimated by `--dry-run` and not measured: 7 GPU hours for 42 experts and their embeddings; 34,000 CPU
-  core hours for the merged models' evaluation, which runs on the CPU, most of them ViT-L-14's. Begin with
-  RN50, or with `--combinations 1`.
+- Cost, estimated by `--dry-run` and not measured: 23 GPU hours for 42 experts and their embeddings, 142
+  for the merged models' evaluation, most of them ViT-L-14's, and 250 CPU core hours for the search. Begin
+  with RN50, or with `--combinations 1`.
 - Expected: no numbers are published to hold this against. The paper claims up to seven collaborators without
   giving them, and its code says of diverse origins that earlier methods are near chance there. Ours have not
   been measured; on the toy suite (experiments/toy_full.py) merging keeps up from n = 3 to 7 within one

@@ -2,11 +2,11 @@
 
 - Command: `neulig run paper_table2`; `neulig run paper_table2 --pairs` gives the ten pairs of its Figure 3
   (as experiment `paper_figure3`, from the same experts). `--dry-run` tells what either needs.
-- Needs: the data of five tasks (1.5 GiB to download and RESISC45 through `datasets`), two OpenAI checkpoints
+- Needs: the data of five tasks (0.9 GiB to download; RESISC45 through `datasets`), two OpenAI checkpoints
   (1 GiB), 26 GiB of storage, a cluster with a GPU and 8 CPUs for each worker.
-- Cost, estimated by `--dry-run` and not measured: 0.3 GPU hours for experts and embeddings; 260 CPU core
-  hours for the merged models' evaluation, which runs on the CPU, 530 with `--pairs`. Not in it: the gates'
-  training, 1000 epochs of 250 steps for each of 8 settings, RN50 and ViT-B-32, sup and semi.
+- Cost, estimated by `--dry-run` and not measured: 0.7 GPU hours for experts and embeddings, 1.1 for the
+  merged models' evaluation (2.2 with `--pairs`), 1.9 CPU core hours for the search (7.5). Not in it: the
+  gates' training, 1000 epochs of 250 steps for each of 8 settings, RN50 and ViT-B-32, sup and semi.
 - Expected: the published numbers below. Ours have not been measured: no machine of ours could download the
   data.
 

@@ -56,6 +56,9 @@ class Finetune:
     """Images of one optimiser step over all workers."""
     learning_rate: float | None = None
     weight_decay: float | None = None
+    augment: Literal["shift", "crop", "none"] | None = None
+    """Of training images. `shift`: by up to two pixels (tiny archs); `crop`: open_clip's random crop of 90 to
+    100 % of the area (the others)."""
     micro_batch: int | None = None
     """Images of one forward pass of a worker: larger shares are split and their gradients added up."""
     precision: Literal["auto", "float32", "bfloat16"] | None = None
@@ -116,6 +119,8 @@ class Cluster:
     cpus_per_worker: int = 1
     """CPUs, and torch threads, of each worker: fixed, so that the same command gives the same numbers."""
     gpus_per_worker: float = 0.0
+    gpus_per_evaluation: float | None = None
+    """GPUs of one job that evaluates or measures, 0.25 to let four share one; None: gpus_per_worker."""
     cpus_per_trial: float | None = None
     """CPUs of one ligand trial, 0.5 to let two share one; None: cpus_per_worker."""
     max_groups: int | None = None
@@ -129,6 +134,10 @@ class Cluster:
     def trial_cpus(self) -> float:
         return self.cpus_per_worker if self.cpus_per_trial is None else self.cpus_per_trial
 
+    @property
+    def evaluation_gpus(self) -> float:
+        return self.gpus_per_worker if self.gpus_per_evaluation is None else self.gpus_per_evaluation
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
@@ -137,8 +146,8 @@ class Experiment:
     name: str
     archs: tuple[str, ...] = ("tiny-vit", "tiny-rn")
     origins: tuple[str, ...] = ("seed-0",)
-    """Foundation weights: seed-K of our own pre-training, open_clip tags, paths, hf-hub:OWNER/NAME; with
-    ARCH: in front, of that arch alone."""
+    """Foundation weights: seed-K of our own pre-training, open_clip tags, paths, hf-hub:OWNER/NAME, the mean
+    of an origin's experts as NAME=fuse:ORIGIN:TASK+TASK; with ARCH: in front, of that arch alone."""
     tasks: tuple[str, ...] = ("digits", "letters", "signs", "shapes", "textures")
     """Names, [NAME=]folder:PATH, or [NAME=]hub:DATASET?image=COLUMN&label=COLUMN (docs/tasks.md)."""
     experts: tuple[str, ...] = ()
@@ -232,6 +241,7 @@ def check_values(experiment: Experiment) -> None:
             raise InputError(f"{label} {value!r} must be greater than 0")
     for label, value in {
         "cluster.gpus_per_worker": e.cluster.gpus_per_worker,
+        "cluster.gpus_per_evaluation": e.cluster.evaluation_gpus,
         "seed": e.seed,
         "task_seed": e.task_seed,
         "views": e.views,

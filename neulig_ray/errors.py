@@ -28,7 +28,8 @@ def unknown(
     `near`: names that may be such a miss, but are too many to be listed.
     """
     choices = sorted(known)
-    misses = difflib.get_close_matches(name, sorted({*choices, *near}), n=3, cutoff=0.5)
+    spelled = {choice.lower(): choice for choice in sorted({*choices, *near})}
+    misses = [spelled[m] for m in difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=0.5)]
     hint = f" Did you mean {' or '.join(repr(n) for n in misses)}?" if misses else ""
     listing = f" Known: {', '.join(choices)}." if choices else ""
     return InputError(f"unknown {kind} {name!r}.{hint}{listing}{' ' + remedy if remedy else ''}")

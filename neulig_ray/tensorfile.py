@@ -72,6 +72,10 @@ def parse_header(start: bytes, size: int, where: str) -> Header:
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and not safe:
         raise InputError(f"{where} is a pickle, not safetensors. {_CONVERT}")
     length = int.from_bytes(start[:8], "little")
+    if where.endswith(".index.json"):
+        raise InputError(
+            f"{where} lists the files of a model that is split into several: save it as one safetensors file"
+        )
     if size < 8 or start[8:9] != b"{":
         raise InputError(f"{where} is not a safetensors file ({size} bytes)")
     if size < 8 + length:
@@ -81,7 +85,15 @@ def parse_header(start: bytes, size: int, where: str) -> Header:
     try:
         entries = dict(json.loads(start[8 : 8 + length]))
         metadata = {str(k): str(v) for k, v in dict(entries.pop("__metadata__", {})).items()}
+        for name, entry in entries.items():
+            if str(entry["dtype"]) not in DTYPES:
+                raise InputError(
+                    f"{where}: {name!r} is {entry['dtype']}, which is not read here: convert it, to one of "
+                    f"{', '.join(DTYPES)}"
+                )
         specs = {name: _spec(entry, 8 + length) for name, entry in entries.items()}
+    except InputError:
+        raise
     except (ValueError, TypeError, LookupError) as error:
         raise InputError(f"{where} is damaged: its header cannot be read ({error}); copy it again") from error
     end = max((spec.offset + spec.nbytes for spec in specs.values()), default=0)
@@ -91,8 +103,6 @@ def parse_header(start: bytes, size: int, where: str) -> Header:
 
 
 def _spec(entry: Mapping[str, Any], data: int) -> Spec:
-    if entry["dtype"] not in DTYPES:
-        raise ValueError(f"dtype {entry['dtype']}")
     begin, end = map(int, entry["data_offsets"])
     spec = Spec(tuple(map(int, entry["shape"])), DTYPES[entry["dtype"]], data + begin)
     if begin < 0 or min(spec.shape, default=0) < 0 or spec.nbytes != end - begin:

@@ -159,7 +159,7 @@ def _loopback_up() -> None:
         fcntl.ioctl(any_socket, set_flags, struct.pack("16sh14x", b"lo", flags | up))
 
 
-def _wait_for(address: str, port: int, timeout: float = 60) -> None:
+def _wait_for(address: str, port: int, timeout: float = 300) -> None:
     until = time.monotonic() + timeout
     while True:
         try:

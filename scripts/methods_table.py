@@ -6,6 +6,7 @@ python scripts/methods_table.py
 import re
 from pathlib import Path
 
+from neulig_ray.cli.merge_flags import spelled
 from neulig_ray.merging import METHODS, Method
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +31,8 @@ def full(method: Method) -> str:
     facts = [f"kind: {method.kind}"]
     if method.needs:
         facts.append(f"needs {', '.join(method.needs)}")
+    if not method.symmetric:
+        facts.append("the order of the experts matters")
     if method.kind not in ("reference", "ensemble"):
         has = counterpart(method)
         facts.append(
@@ -39,9 +42,10 @@ def full(method: Method) -> str:
     if method.schema:
         lines += ["", "| option | default | chosen on val from | meaning |", "| --- | --- | --- | --- |"]
         for option in method.schema.values():
-            grid = ", ".join(map(str, option.grid))
+            grid = ", ".join(map(spelled, option.grid))
             choices = f" ({', '.join(map(str, option.choices))})" if option.choices else ""
-            lines.append(f"| `{option.name}` | {option.default} | {grid} | {option.about.text}{choices} |")
+            default = "required" if option.required else spelled(option.default)
+            lines.append(f"| `{option.name}` | {default} | {grid} | {option.about.text}{choices} |")
     return "\n".join(lines)
 
 

@@ -3,8 +3,8 @@
     python scripts/ray_up.py
 
 Launches, checks the nodes, submits `smallest` as a job, looks for its runs on the head's MLflow server, tears
-down, and sees that no process is left. Needs root; says SKIPPED with the reason where it cannot run. 12 and
-19 minutes on 2 CPU cores that much other work shared (2026-11-22). tests/test_ray_up.py runs it.
+down, and sees that no process is left. Needs root; says SKIPPED with the reason where it cannot run. 11 to 19
+minutes on 2 CPU cores that much other work shared (2026-11-22). tests/test_ray_up.py runs it.
 """
 
 import json
@@ -107,7 +107,7 @@ def inside(work: Path) -> None:
     assert refuses_strangers(), "the dashboard answers without the token"
 
     step("neulig doctor --cluster")
-    doctor = f"neulig doctor --cluster --timeout 300 --storage {storage} --tracking-uri {MLFLOW}"
+    doctor = f"neulig doctor --cluster --timeout 900 --storage {storage} --tracking-uri {MLFLOW}"
     on_head(config, doctor)
 
     step("ray job submit: an experiment that the head did not have")
@@ -132,9 +132,18 @@ def inside(work: Path) -> None:
     step("ray down")
     on_head(config, "python ~/neulig/scripts/stop_cluster.py")
     run("ray", "down", "-y", *PLAIN, config)
-    left = wait_for_end(before, seconds=60)
+    left = wait_for_end(before, seconds=300)
     assert not left, f"left running: {left}"
     step("nothing is left running")
+
+
+def print_logs(work: Path) -> None:
+    """The ends of what the machines' sshd, the autoscaler and MLflow said: why a step failed."""
+    session = "tmp/ray/session_2*/logs"  # session_latest is a link within the machine
+    for place in ("sshd.log", f"{session}/monitor.log", f"{session}/monitor.err", "home/mlflow/server.log"):
+        for log in sorted(work.glob(f"*/{place}")):
+            if text := log.read_text(errors="replace").strip():
+                print(f"\n--- {log.relative_to(work)}\n{text[-1500:]}", flush=True)
 
 
 def rendered(key: Path) -> dict[str, Any]:
@@ -224,6 +233,10 @@ def step(text: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) == 2:
-        inside(Path(sys.argv[1]))
+        try:
+            inside(Path(sys.argv[1]))
+        except BaseException:
+            print_logs(Path(sys.argv[1]))
+            raise
     else:
         sys.exit(main())

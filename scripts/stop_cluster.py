@@ -8,6 +8,7 @@ The head goes first, or its autoscaler would launch the workers again.
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import yaml
@@ -19,6 +20,7 @@ SECONDS = 300
 
 def stopped(name: str, *command: str) -> bool:
     """Run a command to its end; says what happened."""
+    began = time.monotonic()
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS
@@ -27,7 +29,8 @@ def stopped(name: str, *command: str) -> bool:
         print(f"{name}: no end after {SECONDS} s")
         return False
     words = (done.stdout + done.stderr).strip().splitlines()
-    print(f"{name}: {'stopped' if done.returncode == 0 else words[-1] if words else done.returncode}")
+    how = "stopped" if done.returncode == 0 else words[-1] if words else done.returncode
+    print(f"{name}: {how} after {time.monotonic() - began:.0f} s")
     return done.returncode == 0
 
 

@@ -35,9 +35,10 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "dare": (
         {"then": "ties", "rescale": "l1"},
         {"strategy": "magnitude", "rescale": "none"},
-        {"then": "ties", "trim": 1.0},
+        {"then": "ties", "trim": 1.0, "aggregate": "sum", "sign_ties": "positive"},
     ),
     "tall-mask": ({"tau_mtl": "ties", "strict": False},),
+    "task-arithmetic": ({"scaling": -0.4},),
     "consensus": ({"tau_mtl": "ties", "density": 0.6},),
     "slerp": ({"on": "deltas"},),
     "multi-slerp": ({"on": "deltas"},),

@@ -336,3 +336,22 @@ def test_an_experiments_file_is_a_command(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: n 9")
+
+
+def test_pretrain_names_the_folders_of_the_origins_that_there_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose download or training failed has none."""
+    from neulig_ray.stages.pipeline import Pipeline
+
+    def made(pipeline: Pipeline, last: str) -> None:
+        artifact = next(o.artifact for o in pipeline.plan.origins if o.name == "seed-1")
+        pipeline.storage.commit(artifact, {"origin.safetensors": b""}, {})
+
+    monkeypatch.setattr(Pipeline, "run", made)
+    command = ["pretrain", str(REPOSITORY / "experiments/smallest.py"), "--storage", str(tmp_path)]
+    assert main([*command, "--origins", "seed-0", "seed-1"]) == 0
+    told = capsys.readouterr().err
+    assert "tiny-rn/seed-1: " in told
+    assert str(tmp_path) in told
+    assert "tiny-rn/seed-0: " not in told

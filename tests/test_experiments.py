@@ -7,17 +7,21 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from rich.console import Console
 
 from neulig_ray.cli import main
 from neulig_ray.cli.experiments import choose, load_file
-from neulig_ray.config import Evaluation, Experiment, Finetune, Search
+from neulig_ray.config import Cluster, Evaluation, Experiment, Finetune, Search
 from neulig_ray.errors import InputError
 from neulig_ray.models.work import forward_flops
 from neulig_ray.stages.absent import absent
+from neulig_ray.stages.cluster import Cluster as Session
 from neulig_ray.stages.combinations import groups, origins_of
 from neulig_ray.stages.declared import declared
 from neulig_ray.stages.estimates import TRAINING, estimate, split_sizes, tower_bytes
+from neulig_ray.stages.pipeline import Pipeline
 from neulig_ray.stages.plan import make_plan
+from neulig_ray.stages.progress import Reporter
 from neulig_ray.stages.storage import Storage
 from neulig_ray.tasks import TASKS
 
@@ -116,14 +120,34 @@ def test_work_and_bytes_by_hand(tmp_path: Path) -> None:
     adapted = test + TRAINING * 7 * 3 * 2
     assert costs["evaluations"].flops == pytest.approx((average + tuned + ligand + adapted) * one)
     assert costs["tasks"].bytes == 3 * (60000 * 32 * 32 + 70000 * 28 * 28)
-    assert not any(cost.on_gpu or cost.unknown for cost in costs.values())
+    assert not any(cost.gpu or cost.unknown for cost in costs.values())
 
 
-def test_only_training_and_embedding_use_a_gpu(tmp_path: Path) -> None:
-    e = dataclasses.replace(COUNTED, cluster=dataclasses.replace(COUNTED.cluster, gpus_per_worker=1.0))
-    costs = estimate(make_plan(e), Storage(str(tmp_path)))
-    assert {stage for stage, cost in costs.items() if cost.on_gpu and cost.flops} == {"experts", "embeddings"}
-    assert costs["experts"].hours == pytest.approx(costs["experts"].flops / 6e13 / 3600)
+@pytest.mark.parametrize(
+    ("gpus", "of_evaluations", "on_gpu"),
+    [
+        (1.0, None, {"experts", "embeddings", "evaluations"}),
+        (1.0, 0.25, {"experts", "embeddings", "evaluations"}),
+        (1.0, 0.0, {"experts", "embeddings"}),
+        (0.0, 1.0, {"evaluations"}),
+        (0.0, None, set()),
+    ],
+)
+def test_all_but_the_search_uses_a_gpu_where_it_is_given_one(
+    gpus: float, of_evaluations: float | None, on_gpu: set[str], tmp_path: Path
+) -> None:
+    cluster = Cluster(gpus_per_worker=gpus, gpus_per_evaluation=of_evaluations)
+    plan = make_plan(dataclasses.replace(COUNTED, cluster=cluster))
+    costs = estimate(plan, Storage(str(tmp_path)))
+    counted = {stage: cost for stage, cost in costs.items() if cost.flops}
+    assert {stage for stage, cost in counted.items() if cost.gpu} == on_gpu
+    for stage, cost in counted.items():
+        rate = 5e10 if stage not in on_gpu else 6e13 if stage == "experts" else 1.2e13
+        assert cost.hours == pytest.approx(cost.flops / rate / 3600)
+    pipeline = Pipeline(plan, Storage(str(tmp_path)), Session(None, ()), Reporter(Console()))
+    asking = {"search": "ligands"}
+    for stage, cost in counted.items():
+        assert (pipeline.takes(asking.get(stage, stage))[1].gpus > 0) == bool(cost.gpu), stage
 
 
 def test_drawn_tasks_are_said_to_be_unknown(tmp_path: Path) -> None:

@@ -49,8 +49,13 @@ def test_regmean_from_images(case: Golden) -> None:
 
 
 def exact_options(case: Golden) -> dict[str, Any]:
-    assert "model 0 only" in case.hyper["floor_on"]
-    return {"floor": case.hyper["floor"], "floor_on": "first", "normalize": True}
+    hyper = case.hyper
+    return {
+        "floor": hyper["floor"],
+        "floor_on": "first" if "model 0 only" in hyper["floor_on"] else "all",
+        "normalize": bool(hyper["normalize"]),
+        "weights": None if hyper["coefficients"] == "1/T" else hyper["coefficients"],
+    }
 
 
 @pytest.mark.parametrize("case", goldens("fisher_exact_*"))

@@ -30,7 +30,23 @@ def test_iso_cts(case: Golden) -> None:
     case.check(merged(case, "iso-cts", scaling=case.hyper["alpha"], common_fraction=common))
 
 
-@pytest.mark.parametrize("case", goldens("*slerp*"))
+@pytest.mark.parametrize("case", goldens("*_slerp_*"))
+def test_slerp(case: Golden) -> None:
+    """mergekit's base model is its first one."""
+    case.check(merged(case, "slerp", base=False, t=case.hyper["t"]))
+
+
+@pytest.mark.parametrize("case", goldens("*_nuslerp_*"))
+def test_nuslerp(case: Golden) -> None:
+    """mergekit's NuSLERP of whole tensors: the position from two weights, and hardly ever straight."""
+    first, second = case.hyper["weights"]
+    on_deltas = case.hyper.get("with_base", False)
+    assert case.hyper.get("flatten", True), "by rows or columns: not an option here"
+    options = {"t": second / (first + second), "lerp_above": 1.0}
+    case.check(merged(case, "slerp", base=on_deltas, on="deltas" if on_deltas else "weights", **options))
+
+
+@pytest.mark.parametrize("case", goldens("*_multislerp_*"))
 def test_multi_slerp(case: Golden) -> None:
     on_deltas = case.hyper["with_base"]
     found = merged(

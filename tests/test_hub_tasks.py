@@ -2,10 +2,12 @@
 
 import builtins
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 import data_files
+import huggingface_hub
 import numpy as np
 import pytest
 from PIL import Image
@@ -61,6 +63,47 @@ def test_a_hub_task_is_read_from_a_copy_placed_by_hand(name: str, root: Path) ->
         for i in (0, len(part) - 1):
             wanted = {data_files.colour(stored, int(part.labels[i]), place) for place in range(2)}
             assert part.read(i).getpixel((3, 3)) in wanted
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A hub that has a small RESISC45 with two of the corrupted splits; what it was asked for."""
+    repository, asked = tmp_path / "repository", []
+    data_files.parquet(repository, "resisc45")
+    for name in ("contrast", "spatter"):
+        (repository / f"data/{name}-00000-of-00001.parquet").write_bytes(b"never read")
+
+    def snapshot_download(dataset: str, **keywords: Any) -> str:
+        asked.append({"dataset": dataset, **keywords})
+        snapshot = Path(keywords["cache_dir"]) / "snapshot"
+        for file in repository.rglob("*.parquet"):
+            if any(file.match(pattern) for pattern in keywords["allow_patterns"]):
+                (snapshot / "data").mkdir(parents=True, exist_ok=True)
+                (snapshot / "data" / file.name).write_bytes(file.read_bytes())
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return asked
+
+
+def test_a_hub_task_fetches_its_own_splits_of_a_pinned_revision(
+    root: Path, hub: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = TASKS["resisc45"].files.read
+    monkeypatch.setitem(vars(reader), "num_images", {"train": 135, "test": 45})
+    found = reader(root, True)
+    assert {split: len(part) for split, part in found.items()} == {"train": 135, "test": 45}
+    (asked,) = hub
+    assert asked["dataset"] == "tanganke/resisc45"
+    assert asked["allow_patterns"] == ["data/train-*.parquet", "data/test-*.parquet"]
+    assert re.fullmatch("[0-9a-f]{40}", asked["revision"])
+    assert TASKS["resisc45"].files.identity() == {"revision": asked["revision"]}
+
+
+@pytest.mark.usefixtures("hub")
+def test_half_a_download_is_refused(root: Path) -> None:
+    with pytest.raises(InputError, match=r"'resisc45'.*'train' has 135 images instead of 18900.*incomplete"):
+        fetch(TASKS["resisc45"])
 
 
 def test_other_class_names_than_the_tasks(root: Path) -> None:

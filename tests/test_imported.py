@@ -11,6 +11,7 @@ from neulig_ray.config import Experiment
 from neulig_ray.errors import InputError
 from neulig_ray.models.foreign.export import write_open_clip
 from neulig_ray.models.weights import read_tower, tower_bytes
+from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.experts import FILE, load_expert
 from neulig_ray.stages.imported import store_expert
 from neulig_ray.stages.plan import make_plan
@@ -51,6 +52,27 @@ def test_an_expert_in_the_storage_is_named_by_what_the_import_printed(tmp_path, 
     assert equal(load_expert(storage, plan.models["tiny-vit"].experts["digits@seed-0"], "tiny-vit"), state)
     with pytest.raises(InputError, match=rf"{name}' is not in .*other.*neulig import"):
         store_expert(plan.imported[0], Storage(str(tmp_path / "other")))
+
+
+def test_an_import_is_pruned_only_when_it_is_asked_for(tmp_path, capsys):
+    """Nothing was made from it yet: that is what it was imported for."""
+    state, clip = moved()
+    write_open_clip(tmp_path / "in.safetensors", state, clip, {}, "test")
+    storage = Storage(str(tmp_path / "storage"))
+    flags = ["import", str(tmp_path / "in.safetensors"), "--arch", "tiny-vit", "--task", "digits"]
+    assert main([*flags, "--origin", "seed-0", "--storage", storage.uri]) == 0
+    trained = Artifact("expert", "tiny-vit.textures@seed-0", "0" * 16)
+    storage.commit(trained, {FILE: b"of no results"}, {"curve": []})
+    experts = make_plan(dataclasses.replace(EXPERIMENT, experts=(capsys.readouterr().out.split()[-1],)))
+    prune = ["storage", "prune", "--yes", "--storage", storage.uri]
+    assert main(prune) == 0
+    assert storage.exists(experts.imported[0].artifact)
+    assert not storage.exists(trained)
+    told = capsys.readouterr().out
+    assert "1 imported experts of no results yet are kept (--imported removes them too)" in told
+    assert "removed 1 artifacts" in told
+    assert main([*prune, "--imported"]) == 0
+    assert not storage.exists(experts.imported[0].artifact)
 
 
 def test_the_name_of_an_imported_expert_is_its_content(tmp_path):

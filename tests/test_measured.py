@@ -292,7 +292,7 @@ def test_regmean_needs_its_statistics_of_every_expert() -> None:
     measured = measure_grams(layer, [gaussian(4, 3)])
     with pytest.raises(InputError, match="give its statistics"):
         merge_with(METHODS["regmean"], experts)
-    with pytest.raises(InputError, match="only some experts' statistics have 'weight'"):
+    with pytest.raises(InputError, match="only some experts' statistics have 'other'"):
         merge_with(METHODS["regmean"], experts, statistics=[measured, {"other": torch.zeros(1)}])
 
 

@@ -55,7 +55,11 @@ def test_the_same_experiment_has_the_same_names() -> None:
     "changes",
     [
         {"name": "another"},
-        {"cluster": Cluster(max_groups=1, max_failures=7, gpus_per_worker=0.5, autoscaling=True)},
+        {
+            "cluster": Cluster(
+                max_groups=1, max_failures=7, gpus_per_worker=0.5, gpus_per_evaluation=0.1, autoscaling=True
+            )
+        },
         {"tasks": ("textures", "digits")},
     ],
     ids=["name", "cluster", "order"],
@@ -144,6 +148,27 @@ def test_another_origin_or_arch_or_method_keeps_what_was_there() -> None:
         assert found == set(), more
 
 
+def test_statistics_are_shared_by_what_differs_in_the_merge_alone() -> None:
+    spellings = ("regmean", "regmean:offdiagonal=0.5", "regmean:examples=16", "fisher:floor=0.1", "fisher")
+    plan = make_plan(dataclasses.replace(BASE, methods=spellings))
+    assert sorted(a.label for a in plan.artifacts()["statistics"]) == sorted(
+        f"{name}.tiny-rn.{task}@seed-0"
+        for name in ("fisher", "regmean", "regmean")
+        for task in ("digits", "textures")
+    )
+    used = [{a for a in e.job.inputs if a.kind == "statistics"} for e in plan.evaluations]
+    assert [len(found) for found in used] == [2] * 5
+    assert len({frozenset(found) for found in used}) == 3
+
+
+def test_spaces_around_options_say_nothing() -> None:
+    plain, spaced = (
+        make_plan(dataclasses.replace(BASE, methods=(text,))).artifacts()["evaluations"]
+        for text in ("ties:density=0.1,aggregate=sum", "ties: aggregate=sum, density = 0.1")
+    )
+    assert plain == spaced
+
+
 def test_names_are_the_same_in_a_new_process() -> None:
     script = (
         "import json, test_plan as t;"
@@ -201,6 +226,8 @@ def test_a_plugins_content_is_in_the_name_of_what_it_makes(
         ({"methods": ("average:scale=1",)}, ["unknown option of average 'scale'"]),
         ({"methods": ("average:scale",)}, ["'scale' is not option=value"]),
         ({"methods": ("average", "average")}, ["'average' twice"]),
+        ({"methods": ("ties:density=0.1, density=0.3",)}, ["gives 'density' twice"]),
+        ({"methods": ("weighted-average",)}, ["weighted-average needs the option 'weights'"]),
         ({"origins": ("openai",)}, ["unknown origin 'openai'", "seed-K"]),
         ({"origins": ("no/such.safetensors",)}, ["no/such.safetensors", "no such file"]),
     ],

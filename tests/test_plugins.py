@@ -58,7 +58,7 @@ METHOD = '''
 
 import torch
 
-from neulig_ray.merging._base import streamed
+from neulig_ray.merging import streamed
 
 
 def lambdas(n, *, first=0.5):

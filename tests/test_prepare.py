@@ -24,7 +24,8 @@ from neulig_ray.stages.inventory import inventory
 from neulig_ray.stages.prepare import load_split, task_job
 from neulig_ray.stages.storage import Storage
 from neulig_ray.tasks import TASKS
-from neulig_ray.tasks._encode import CROP_AREA, CROP_RATIO, crop_box, fitted
+from neulig_ray.tasks._crops import CROP_AREA, CROP_RATIO, crop_boxes
+from neulig_ray.tasks._encode import fitted
 
 
 @pytest.fixture
@@ -192,13 +193,13 @@ def test_the_papers_test_images_are_views_of_training_images(storage: Storage) -
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 50))
 def test_crops_lie_within_the_image_and_have_their_shape(width: int, height: int, seed: int) -> None:
-    left, top, right, bottom = crop_box(np.random.default_rng(seed), width, height)
-    assert 0 <= left < right <= width
-    assert 0 <= top < bottom <= height
-    if min(width, height) > 40 and 0.8 < width / height < 1.25:
-        area = (right - left) * (bottom - top) / (width * height)
-        assert CROP_AREA[0] * 0.97 < area <= CROP_AREA[1]
-        assert CROP_RATIO[0] * 0.97 < (right - left) / (bottom - top) < CROP_RATIO[1] * 1.03
+    for left, top, right, bottom in crop_boxes(np.random.default_rng(seed), 5, width, height):
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= height
+        if min(width, height) > 40 and 0.8 < width / height < 1.25:
+            area = (right - left) * (bottom - top) / (width * height)
+            assert CROP_AREA[0] * 0.97 < area <= CROP_AREA[1]
+            assert CROP_RATIO[0] * 0.97 < (right - left) / (bottom - top) < CROP_RATIO[1] * 1.03
 
 
 def test_memory_stays_at_some_shards(tmp_path: Path) -> None:

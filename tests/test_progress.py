@@ -61,7 +61,7 @@ def test_counts_and_pace(clock: Clock, reporter: Reporter) -> None:
 
 def test_the_time_left_knows_that_what_is_left_is_short(clock: Clock, reporter: Reporter) -> None:
     with reporter.stage("experts", 3, 0) as stage:
-        stage.weigh({"long": 8.0, "short": 1.0, "shorter": 1.0})
+        stage.weigh({"long": 8.0, "short": 1.0, "shorter": 1.0}.items())
         clock.now += 80
         stage.finished("long")
         assert stage.describe().endswith("about 0:00:20 left")

@@ -1,6 +1,5 @@
 """clusters/local.yaml, launched for real: see scripts/ray_up.py."""
 
-import os
 import subprocess
 import sys
 
@@ -11,11 +10,6 @@ SCRIPT = REPOSITORY / "scripts" / "ray_up.py"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not os.environ.get("NEULIG_TEST_CLUSTER"),
-    reason="`ray up` for real takes 11 to 19 minutes on a busy machine, and was not timed on a quiet one; "
-    "NEULIG_TEST_CLUSTER=1 runs it",
-)
 @pytest.mark.timeout(3700)
 def test_a_head_and_a_worker_are_launched_used_and_taken_down() -> None:
     done = subprocess.run(

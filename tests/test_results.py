@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from neulig_ray.cli import probe
 from neulig_ray.config import Experiment, Search
 from neulig_ray.stages.evaluations import Evaluation
 from neulig_ray.stages.jobs import Failures
@@ -130,6 +131,7 @@ def test_provenance_tells_what_made_the_numbers(plan: Plan, storage: Storage) ->
     assert "not installed" not in about["versions"].values()
     assert {"machine", "system", "cpus", "gpus"} <= about["hardware"].keys()
     assert about["command"]
+    assert about["versions"]["neulig-ray"] == probe.versions()["neulig-ray"], "as `doctor --cluster` tells it"
     assert about["date"].endswith("+00:00")
     everything = {a.fingerprint for found in plan.artifacts().values() for a in found}
     assert set(about["artifacts"]) == everything, "`neulig storage prune` keeps these"

@@ -73,6 +73,7 @@ def test_a_density_outside_its_interval_is_refused(name: str, density: float) ->
         ("weighted-average", {"weights": (1.0, 2.0)}),
         ("ties", {"weights": (1.0, 2.0, 3.0, 4.0)}),
         ("tall-mask", {"mask_lambda": (0.1, 0.2)}),
+        ("task-arithmetic", {"scaling": (0.1, 0.2)}),
         ("consensus", {"mask_lambda": (0.1, 0.2)}),
     ],
 )
@@ -110,6 +111,22 @@ def test_coefficients_are_those_of_the_merged_parameters() -> None:
             for k in base
         }
         check_close(results(method, experts, options), {"": expected}, 1e-5)
+
+
+def test_each_task_vector_may_have_a_scale_of_its_own() -> None:
+    """A negative one takes its task's direction away, as in the paper's task negation."""
+    experts, base = experts_of(generic(3)), base_state()
+    scaling = (0.5, -0.25, 1.0)
+    expected = {
+        k: base[k] + sum(s * (e[k] - base[k]) for s, e in zip(scaling, experts.values(), strict=True))
+        for k in base
+    }
+    method = METHODS["task-arithmetic"]
+    check_close(results(method, experts, {"scaling": scaling}), {"": expected}, 1e-6)
+    lambdas = method.call(method.coefficients, 3, options=method.resolve({"scaling": scaling}))
+    assert lambdas.tolist() == list(scaling)
+    same = results(method, experts, {"scaling": (0.3,) * 3})
+    check_close(same, results(method, experts, {"scaling": 0.3}), 1e-6)
 
 
 def test_weights_that_scale_the_origin_have_no_counterpart() -> None:
@@ -203,7 +220,7 @@ def test_random_masks_keep_the_fraction(density: float) -> None:
 
 
 def test_more_seeds_of_dare_approach_task_arithmetic() -> None:
-    """E[dropped and rescaled task vector] is the task vector (section 3 of the paper)."""
+    """E[dropped and rescaled task vector] is the task vector."""
     experts = experts_of(generic(3))
     total = {k: torch.zeros_like(t) for k, t in base_state().items()}
     for seed in range(200):

@@ -7,7 +7,7 @@ import pytest
 import samples
 
 from neulig_ray.errors import StageError
-from neulig_ray.report.schema import failed
+from neulig_ray.report.schema import failed, skipped
 from neulig_ray.report.summary import lines
 from neulig_ray.tracking import projection
 from neulig_ray.tracking.records import Trial
@@ -81,6 +81,15 @@ def test_a_failed_trial_and_a_failed_method_are_failed_runs(results: pd.DataFram
     assert made["average"].status == "FAILED"
     assert "singular" in made["average"].tags["status"]
     assert made["average BN re-estimated"].status == "FINISHED"
+
+
+def test_a_method_that_does_not_exist_for_the_models_is_not_a_failed_run(results: pd.DataFrame) -> None:
+    left_out = results.copy()
+    gone = (left_out["method"] == "average") & (left_out["buffers"] == "average")
+    left_out.loc[gone, "status"] = skipped("it needs one base")
+    made = {r.name: r for r in projection.runs("demo", left_out, [], [], samples.cells(results))}
+    assert made["average"].status == "FINISHED"
+    assert "skipped: it needs one base" in made["average"].tags["status"]
 
 
 def test_long_curves_are_thinned_and_kept_whole_in_the_table(results: pd.DataFrame) -> None:

@@ -20,8 +20,9 @@ from neulig_ray.models.heads import accuracy, zero_shot_head
 from neulig_ray.models.weights import describe, read_tower, tower_bytes
 from neulig_ray.tasks import Split, Task
 from neulig_ray.training import contrastive
+from neulig_ray.training.augmentation import shifted
 from neulig_ray.training.contrastive import pretrain, pretraining_stream, set_embedding_norm
-from neulig_ray.training.finetune import finetune, shifted
+from neulig_ray.training.finetune import finetune
 from neulig_ray.training.optimisation import scheduled
 
 TINY = ("tiny-rn", "tiny-vit")

@@ -1,11 +1,15 @@
 """Which worker group trains what: everything once, again after a loss, not for ever."""
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neulig_ray.stages import train_groups
+from neulig_ray.stages.jobs import Resources
+from neulig_ray.stages.train_groups import Groups
 from neulig_ray.stages.train_queue import Event, TrainQueue
 
 JOBS = ["a", "b", "c"]
@@ -100,3 +104,35 @@ def test_every_training_ends_once(steps: list[tuple[int, str]], most: int) -> No
             queue.end(group, "done", name, "")
     ended = [name for kind, name in told(queue) if kind in ("done", "failed")]
     assert sorted(ended) == JOBS
+
+
+@pytest.mark.parametrize("died", ["controller", "workers"])
+def test_a_group_is_begun_again_a_bounded_number_of_times(died: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Train tells of its workers' deaths itself, once each; of its controller's nobody else tells."""
+    from ray.train import WorkerGroupError
+
+    queue, given_back = TrainQueue(["a"], 2), []
+
+    class Trainer:
+        runs = 0
+
+        def fit(self) -> None:
+            Trainer.runs += 1
+            if Trainer.runs > 10:
+                pytest.fail("without end")
+            assert queue.take(0) == "a"
+            if died == "workers":
+                queue.lost(0, "WorkerDied: by SIGKILL")
+                raise WorkerGroupError("a worker died", {0: RuntimeError("by SIGKILL")})
+            raise RuntimeError("the controller died")
+
+    groups = Groups("folder", [], {}, None, Resources(max_failures=2), 1, None)  # type: ignore[arg-type]
+    monkeypatch.setattr(groups, "_call", lambda method, *given: getattr(queue, method)(*given))
+    monkeypatch.setattr(groups, "_trainer", lambda group: Trainer())
+    monkeypatch.setattr(train_groups, "release_orphans", lambda: given_back.append(None))
+    groups._keep(0)
+    events: list[Any] = queue.events()[0]
+    assert [event.kind for event in events] == ["lost", "lost", "failed"]
+    assert "died" in events[-1].text.lower()
+    assert events[-1].text.endswith("(tried 3 times)")
+    assert len(given_back) == Trainer.runs == 3

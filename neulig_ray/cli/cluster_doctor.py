@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from neulig_ray import code
 from neulig_ray.cli import probe
 from neulig_ray.cli.nodes import Cell, Expected, judge, missing
 from neulig_ray.errors import InputError, StageError
@@ -85,7 +86,8 @@ def _examined(
 
     from neulig_ray.tracking.store import check, local_uri
 
-    ray.cloudpickle.register_pickle_by_value(probe)
+    for module in (probe, code):
+        ray.cloudpickle.register_pickle_by_value(module)
     examine = ray.remote(probe.examine)
     problems: list[str] = []
     with _marked(storage_uri, problems) as (uri, mark, root):

@@ -5,13 +5,14 @@ from rich.table import Table
 
 from neulig_ray.cli.units import size
 from neulig_ray.stages.absent import Absent, absent
-from neulig_ray.stages.estimates import CPU_FLOPS, GPU_FLOPS, Cost, estimate
+from neulig_ray.stages.estimates import CPU_FLOPS, GPU_FLOAT32_FLOPS, GPU_FLOPS, Cost, estimate
 from neulig_ray.stages.plan import Plan
 from neulig_ray.stages.storage import Storage
 
 _ASSUMED = (
-    f"Hours assume {GPU_FLOPS / 1e12:.0f} TFLOP/s of a GPU (a fifth of an A100's bfloat16 peak) and "
-    f"{CPU_FLOPS / 1e9:.0f} GFLOP/s of a CPU core, both sustained, and count the image towers' work alone: "
+    f"Hours assume {GPU_FLOPS / 1e12:.0f} TFLOP/s of a GPU that trains (a fifth of an A100's bfloat16 peak), "
+    f"{GPU_FLOAT32_FLOPS / 1e12:.0f} of one that embeds or evaluates (three fifths of its float32 peak) and "
+    f"{CPU_FLOPS / 1e9:.0f} GFLOP/s of a CPU core, all sustained, and count the image towers' work alone: "
     "scale them by what benchmarks/finetune.py prints on your machine."
 )
 
@@ -39,12 +40,12 @@ def _cells(cost: Cost) -> tuple[str, str, str]:
     more = " +" if cost.unknown else ""
     spent = _hours(cost.hours) + more if cost.flops or cost.unknown else ""
     stored = size(cost.bytes) + more if cost.bytes else ""
-    return (spent, "", stored) if cost.on_gpu else ("", spent, stored)
+    return (spent, "", stored) if cost.gpu else ("", spent, stored)
 
 
 def _totals(costs: list[Cost]) -> tuple[str, str, str]:
-    gpu = sum(cost.hours for cost in costs if cost.on_gpu)
-    cpu = sum(cost.hours for cost in costs if not cost.on_gpu)
+    gpu = sum(cost.hours for cost in costs if cost.gpu)
+    cpu = sum(cost.hours for cost in costs if not cost.gpu)
     more = " +" if any(cost.unknown for cost in costs) else ""
     return _hours(gpu), _hours(cpu) + more, size(sum(cost.bytes for cost in costs)) + more
 

@@ -10,8 +10,9 @@ _MOST_SHOWN = 6  # values of a grid; of longer ones the first two and the last
 def rows() -> list[dict[str, Any]]:
     """One row for each method, as JSON values.
 
-    `counterpart`: whether predictions can be combined as the method combines parameters, so that there is an
-    ensembling accuracy. An option's `grid`: the values among which experiments choose on val.
+    `symmetric`: whether the order of the experts does not matter. `counterpart`: whether predictions can be
+    combined as the method combines parameters, so that there is an ensembling accuracy. An option's `grid`:
+    the values among which experiments choose on val.
     """
     from neulig_ray.merging import METHODS
     from neulig_ray.merging._options import type_name
@@ -31,6 +32,7 @@ def rows() -> list[dict[str, Any]]:
                 }
                 for option in method.schema.values()
             },
+            "symmetric": method.symmetric,
             "counterpart": method.coefficients is not None or method.kind in ("ligand", "ensemble"),
             "paper": method.paper,
             "summary": method.summary,
@@ -69,6 +71,8 @@ def _facts(row: dict[str, Any]) -> str:
         facts.append(f"needs {', '.join(row['needs'])}")
     if row["counterpart"]:
         facts.append("with ensembling accuracy")
+    if not row["symmetric"]:
+        facts.append("the order of the experts matters")
     return "; ".join([*facts, row["paper"]])
 
 

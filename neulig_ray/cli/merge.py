@@ -103,7 +103,8 @@ def _merge(method: "Method", given: argparse.Namespace, options: Mapping[str, An
             merge = Merge.of(method, models, options, given.buffers, task)
             dtype = getattr(torch, given.dtype) if given.dtype else None
             output = Output.of(merge, inputs, target, dtype)
-            _tell(inputs, method, output.whole, uses_base, quiet=given.quiet)
+            if not given.quiet:
+                _tell(inputs, method, options, output.whole, uses_base)
             if given.dry_run:
                 _plan(merge, inputs, output)
                 return 0
@@ -112,6 +113,9 @@ def _merge(method: "Method", given: argparse.Namespace, options: Mapping[str, An
                 output.write()
             except StageError as error:
                 print(f"failed: {error}\nNothing was written.", file=sys.stderr)
+                return 1
+            except KeyboardInterrupt:
+                print("\ninterrupted: nothing was written", file=sys.stderr)
                 return 1
         seconds = time.perf_counter() - started
         if not given.quiet:
@@ -141,13 +145,18 @@ def _index(task: str, labels: Sequence[str]) -> int:
     raise unknown("task", task, labels, f"Or its place among the experts, 0 to {len(labels) - 1}.")
 
 
-def _tell(inputs: "Inputs", method: "Method", whole: bool, uses_base: bool, *, quiet: bool) -> None:
+def _tell(inputs: "Inputs", method: "Method", given: Mapping[str, Any], whole: bool, uses_base: bool) -> None:
     notes = list(inputs.notes)
     if inputs.base is not None and not uses_base and not whole:
         notes.append(f"{method.name} does not use the base")
-    if not quiet:
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr)
+    for name, grid in method.grid.items():
+        if name not in given:
+            notes.append(
+                f"--{name.replace('_', '-')} is {spelled(method.options[name])}, the default; experiments "
+                f"choose it on val, between {spelled(min(grid))} and {spelled(max(grid))}"
+            )
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _plan(merge: "Merge", inputs: "Inputs", output: Any) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import inspect
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,8 +24,32 @@ state dicts: safetensors, what torch.save wrote of a state dict, or stored artif
       --out m.safetensors --density 0.2 --scaling 0.3"""
 
 
+class _Once(argparse.Action):
+    """Stores a flag's value, and refuses a second one: argparse would silently take the last."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        flag: str | None = None,
+    ) -> None:
+        given = namespace.__dict__.setdefault("given", set())
+        if self.dest in given:
+            several = " with all its values" if self.nargs else ""
+            raise InputError(f"{flag} is given twice: give it once{several}")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
     """Wrong flags are input errors like all others."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.register("action", None, _Once)
+        # argparse's own knows -0.5 and not -1e-3, which it takes for a flag.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}. usage: {_USAGE}")
@@ -194,4 +219,5 @@ def _refused(method: "Method", flag: str, parser: argparse.ArgumentParser) -> In
             f"{method.name} has {', '.join(own) or 'no options'}."
         )
     flags = [text for action in parser._actions for text in action.option_strings if text.startswith("--")]
-    return unknown(f"flag of `neulig merge {method.name}`:", flag, flags)
+    remedy = f"Options of {method.name}: {', '.join(own) or 'none'}."
+    return unknown(f"flag of `neulig merge {method.name}`:", flag, flags, remedy)

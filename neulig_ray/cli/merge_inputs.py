@@ -11,7 +11,7 @@ from typing import Any
 
 from neulig_ray.errors import InputError
 from neulig_ray.merging.checkpoints import Checkpoint, Tower, fitting_base, open_checkpoint, twins
-from neulig_ray.merging.models import check_specs, differences
+from neulig_ray.merging.correspondence import check_specs, differences
 from neulig_ray.merging.sources import Source
 
 MANIFEST = "manifest.json"
@@ -132,6 +132,9 @@ def _check(inputs: Inputs) -> Iterator[str]:
         specs[base.given] = source.specs
         if isinstance(source, Tower):
             yield f"{base.given} is a whole CLIP and the experts are towers: its visual tower is the base"
+        for expert in inputs.experts:
+            if expert.path.samefile(base.path):
+                yield f"{expert.given} is the base as well: the task vector of this expert is zero"
     check_specs(specs)
     if pair := twins(inputs.sources):
         raise InputError(f"{pair[0]!r} and {pair[1]!r} hold the same tensors: each expert counts once")
@@ -167,15 +170,21 @@ class _Finder:
 
     def _locate(self, name: str) -> tuple[Path, str | None]:
         path = Path(name).expanduser()
-        if path.is_file():
+        try:
+            found = path.is_file()
+        except OSError as error:  # a name that is too long, a folder that may not be read
+            raise InputError(f"{shortened(name)} cannot be read: {error.strerror or error}") from error
+        if found:
             return path, _stored_sha256(path)
         if (path / MANIFEST).is_file():
             from neulig_ray.stages.lookup import tensors_in
 
             file, sha256 = tensors_in(json.loads((path / MANIFEST).read_text()), str(path))
             return Path(file), sha256
-        if path.is_dir():
+        if not name or path.is_dir():
             raise InputError(f"{name!r} is a folder: name a file of tensors in it")
+        if path.exists():
+            raise InputError(f"{name!r} is a device or a pipe: name a file of tensors")
         from neulig_ray.stages.lookup import find, local_copy, looks_stored, tensors_of
         from neulig_ray.stages.storage import Storage
 
@@ -200,10 +209,17 @@ def _missing(path: Path, name: str) -> InputError:
     files = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, files, n=3, cutoff=0.6)
     hint = f" Did you mean {' or '.join(str(path.with_name(n)) for n in near)}?" if near else ""
+    if "://" in name:
+        hint += " Files are read from this machine's disks: download it first."
     return InputError(
         f"there is no file {name!r}.{hint} A stored model is named as KIND:LABEL, such as "
         "expert:tiny-vit.digits@seed-0, or by the first six digits of its fingerprint."
     )
+
+
+def shortened(name: str) -> str:
+    """A name in quotes, the end of it where it is very long."""
+    return repr(name if len(name) <= 80 else f"...{name[-77:]}")
 
 
 def _stem(name: str) -> str:

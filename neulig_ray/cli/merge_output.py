@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from neulig_ray import __version__
-from neulig_ray.cli.merge_inputs import Inputs
+from neulig_ray.cli.merge_inputs import Inputs, shortened
 from neulig_ray.errors import InputError
 from neulig_ray.merging.checkpoints import HEADER_KEY, VISUAL, Tower, copy_tensors
 from neulig_ray.merging.engine import Merge
@@ -24,7 +24,12 @@ _PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 
 def check_target(out: str, inputs: Mapping[str, Path]) -> Path:
     """The file to write, links followed; raises InputError for one of the inputs, or that cannot be."""
-    target = Path(os.path.realpath(Path(out).expanduser()))
+    try:
+        target = Path(os.path.realpath(Path(out).expanduser()))
+        target.exists()
+    except (OSError, ValueError) as error:  # a name that is too long, a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"--out {shortened(out)} cannot be written: {reason}") from error
     if target.suffix in _PICKLES:
         raise InputError(f"--out {out!r}: what is written is safetensors; name it *.safetensors")
     if not target.parent.is_dir():

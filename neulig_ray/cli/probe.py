@@ -4,14 +4,13 @@ A node with another neulig-ray, or with none, must be able to say so: nothing ou
 imported before it is asked for, and the answer is plain values.
 """
 
-import hashlib
 import importlib.metadata
-import importlib.util
 import platform
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+from neulig_ray.code import code_version
 
 PACKAGES = ("ray", "torch", "torchvision", "open_clip_torch", "mlflow", "numpy", "pyarrow")
 
@@ -33,8 +32,8 @@ def examine(storage: str, mark: str, tracking_uri: str | None) -> dict[str, Any]
 
 def versions() -> dict[str, str]:
     """Versions of what must be equal on all nodes; neulig-ray's with the start of its code's sha256."""
-    found = {"python": platform.python_version(), "neulig-ray": f"{_version('neulig-ray')} ({_code()})"}
-    return {**found, **{name: _version(name) for name in PACKAGES}}
+    found = {name: _version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "neulig-ray": code_version(), **found}
 
 
 def _version(name: str) -> str:
@@ -42,17 +41,6 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "missing"
-
-
-def _code() -> str:
-    """The same version number may stand for any state of a checkout."""
-    spec = importlib.util.find_spec("neulig_ray")
-    if spec is None or spec.origin is None:
-        return "missing"
-    root, digest = Path(spec.origin).parent, hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
-        digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
-    return digest.hexdigest()[:8]
 
 
 def _gpus() -> list[str]:

@@ -87,6 +87,8 @@ class Session:
         self.pipeline.run(last)
         if command == "pretrain":
             for origin in self.plan.origins:
+                if not self.storage.exists(origin.artifact):
+                    continue  # its failure is told with the others
                 self.reporter.say(f"{origin.label}: {self.storage.full(origin.artifact.path)}")
 
     def results(self) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from neulig_ray.cli.units import size
 from neulig_ray.stages import scratch
-from neulig_ray.stages.inventory import Stored, damaged, inventory, referred
+from neulig_ray.stages.inventory import Stored, damaged, imports, inventory, referred
 from neulig_ray.stages.storage import Storage
 
 
@@ -19,12 +19,17 @@ def main(command: str, arguments: Sequence[str]) -> int:
     parser.add_argument("what", choices=("ls", "verify", "prune"))
     parser.add_argument("--storage", default="./neulig-storage", metavar="URI")
     parser.add_argument("--yes", action="store_true", help="prune without asking")
+    parser.add_argument(
+        "--imported", action="store_true", help="prune imported experts, too, that no results were made from"
+    )
     given = parser.parse_args(arguments)
     storage = Storage(given.storage)
     stored = inventory(storage)
     if given.what == "ls":
         return _ls(stored)
-    return _verify(storage, stored) if given.what == "verify" else _prune(storage, stored, given.yes)
+    if given.what == "verify":
+        return _verify(storage, stored)
+    return _prune(storage, stored, given.yes, given.imported)
 
 
 def _ls(stored: Sequence[Stored]) -> int:
@@ -50,7 +55,7 @@ def _verify(storage: Storage, stored: Sequence[Stored]) -> int:
     return 1 if bad else 0
 
 
-def _prune(storage: Storage, stored: Sequence[Stored], yes: bool) -> int:
+def _prune(storage: Storage, stored: Sequence[Stored], yes: bool, imported: bool) -> int:
     from neulig_ray.stages.running import in_use  # imports torch: seconds
 
     running = in_use(storage)
@@ -60,6 +65,9 @@ def _prune(storage: Storage, stored: Sequence[Stored], yes: bool) -> int:
         for item in stored
         if item.fingerprint not in keep or (not item.whole and item.fingerprint not in running)
     ]
+    if spared := set() if imported else imports(storage, useless):
+        useless = [item for item in useless if item.fingerprint not in spared]
+        print(f"{len(spared)} imported experts of no results yet are kept (--imported removes them too)")
     left = {
         folder: scratch.size(storage, folder)
         for folder in scratch.folders(storage)

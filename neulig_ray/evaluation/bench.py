@@ -12,7 +12,7 @@ from neulig_ray.evaluation.merged import embed_with
 from neulig_ray.ligand.data import Combination, LigandData, task_of
 from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.merging.prediction import ensemble_logits, head_logits
-from neulig_ray.merging.sources import State
+from neulig_ray.merging.sources import State, moved
 from neulig_ray.models.archs import Arch
 from neulig_ray.seeds import stable_generator
 
@@ -30,7 +30,9 @@ class Bench:
     """The test (or val) split of the n tasks of a combination.
 
     `data`: stored embeddings, labels and heads; `images`: task -> uint8 (N, H, W, 3), in the same order;
-    `stack`: (at least) the combination's experts; `tower`: their architecture, whatever its weights.
+    `stack`: (at least) the combination's experts; `tower`: their architecture, whatever its weights. Images
+    meet models on the tower's device; mixtures are made on the stack's; all else, logits included, is on the
+    CPU.
     """
 
     combination: Combination
@@ -86,6 +88,7 @@ class Bench:
         # Some batches at a time: a whole split of large images does not fit into memory.
         parts = torch.split(rows, batch_size * _BATCHES_READ)
         if not isinstance(model, nn.Module):
+            model = moved(model, next(self.tower.parameters()).device)  # once for all parts
             return torch.cat([self.mixed_logits(model, {task: part})[task] for part in parts])
         images = self.images[task]
         seen = [embed_with(model, {}, images[part.numpy()], self.arch, batch_size) for part in parts]

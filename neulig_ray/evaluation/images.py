@@ -13,17 +13,18 @@ from neulig_ray.seeds import stable_generator
 
 @dataclass(frozen=True)
 class TaskImages:
-    """uint8 (N, H, W, 3), turned into pixels of the arch when they are asked for."""
+    """uint8 (N, H, W, 3), turned into pixels of the arch, on a device, when they are asked for."""
 
     images: np.ndarray
     arch: Arch
+    device: torch.device | str = "cpu"
 
     def __len__(self) -> int:
         return len(self.images)
 
     def pixels(self, rows: torch.Tensor) -> torch.Tensor:
         """float32 (len(rows), 3, S, S)."""
-        return preprocess(self.images[rows.numpy()], self.arch)
+        return preprocess(self.images[rows.numpy()], self.arch, self.device)
 
 
 def mixed_batches(

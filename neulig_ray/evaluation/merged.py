@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from neulig_ray.merging.sources import State
+from neulig_ray.merging.sources import State, moved
 
 if TYPE_CHECKING:
     from neulig_ray.models.archs import Arch
@@ -19,15 +19,16 @@ def embed_with(
     """Embeddings float32 (N, d), on the CPU, of images uint8 (N, H, W, 3) by `tower` with `state`'s tensors.
 
     Eval mode, no gradient; what `state` holds stands in for the tower's own parameters, which are not
-    changed. It runs on the device on which they lie.
+    changed. It runs on the device of `tower`, to which the images and what `state` has elsewhere are moved.
     """
     from neulig_ray.models.clip import preprocess  # imports open_clip: seconds
 
-    device = next(iter(state.values()) if state else tower.parameters()).device
+    device = next(tower.parameters()).device
+    tensors = moved(state, device)
     tower.eval()
     with torch.no_grad():
         parts = [
-            functional_call(tower, dict(state), (preprocess(images[at : at + batch_size], arch, device),))
+            functional_call(tower, tensors, (preprocess(images[at : at + batch_size], arch, device),))
             for at in range(0, len(images), batch_size)
         ]
     return torch.cat(parts).float().cpu()

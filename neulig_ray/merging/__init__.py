@@ -1,9 +1,7 @@
 """Merging methods, one file each in `methods`, found through METHODS, and the engine that runs them."""
 
-from neulig_ray.merging._base import (
-    METHODS,
-    Method,
-    Tensors,
+from neulig_ray.merging._base import METHODS, Method, Tensors
+from neulig_ray.merging._declarations import (
     ensemble,
     gated,
     masked,

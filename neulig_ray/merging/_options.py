@@ -85,9 +85,9 @@ class Option:
     def read(self, method: str, words: Sequence[str]) -> Any:
         """The value that words of a command line spell; raises InputError as `check` does."""
         values = [word if word in self.choices else _spelled(word) for word in words]
-        value = values if self.several and values != [None] else values[0]
+        value = values if self.several and len(values) > 1 else values[0]
         if _fit(self.type, value) is _MISFIT and not self.choices:
-            value = list(words) if self.several else words[0]
+            value = list(words) if len(words) > 1 else words[0]
         return self.check(method, value)
 
     def check(self, method: str, value: Any) -> Any:

@@ -25,8 +25,8 @@ def re_estimate(tower: nn.Module, state: State, batches: Iterable[torch.Tensor])
 
     Each statistic is the plain mean over the batches (cumulative average, momentum None), so batches of
     nearly one size, each a mixture of all tasks, serve best: the variance between the tasks is part of what
-    is measured. `tower` gives the architecture and stays as it is. Raises InputError where there is no
-    BatchNorm or no image.
+    is measured. `tower` gives the architecture and the device, and stays as it is. Raises InputError where
+    there is no BatchNorm or no image.
     """
     model = copy.deepcopy(tower).eval()
     model.load_state_dict(dict(state))
@@ -38,11 +38,11 @@ def re_estimate(tower: nn.Module, state: State, batches: Iterable[torch.Tensor])
         layer.reset_running_stats()
         layer.momentum = None
         layer.train()
-    dtype = next(model.parameters()).dtype
+    parameter = next(model.parameters())
     seen = 0
     with torch.no_grad():
         for images in batches:
-            model(images.to(dtype))
+            model(images.to(parameter))
             seen += len(images)
     if not seen:
         raise InputError("no image to re-estimate the BatchNorm statistics on")

@@ -91,7 +91,10 @@ def _unpickled(path: Path, *, mapped: bool) -> dict[str, torch.Tensor]:
                 f"under one of the keys {', '.join(_NESTS)}"
             )
         if tensor.dtype not in DTYPES.values() or tensor.layout != torch.strided:
-            raise InputError(f"{path}: {name!r} is {tensor.dtype} ({tensor.layout}), which cannot be merged")
+            raise InputError(
+                f"{path}: {name!r} is {tensor.dtype} ({tensor.layout}), which cannot be merged: convert it, "
+                "to float32 for instance"
+            )
     return {str(name): tensor for name, tensor in state.items()}
 
 

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from neulig_ray.errors import InputError
 from neulig_ray.merging._options import About
 from neulig_ray.merging.adaptation import backward_each, entropy, minimise, task_batches
-from neulig_ray.merging.models import check_specs
+from neulig_ray.merging.correspondence import check_specs
 from neulig_ray.merging.prediction import head_logits
 from neulig_ray.merging.sources import State, StateSource
 from neulig_ray.merging.task_vectors import TaskVectors

@@ -51,6 +51,16 @@ def majority(balances: Sequence[int]) -> float:
     return 1.0 if sum(balances) > 0 else -1.0
 
 
+def tie_without_vote(sign_ties: SignTies, n: int) -> float | None:
+    """The sign of entries whose sum is zero, as far as it is known without a pass; None for the majority's.
+
+    One expert's sum is zero only where it is zero itself: any sign will do.
+    """
+    if sign_ties == "majority":
+        return None if n > 1 else 1.0
+    return 0.0 if sign_ties == "zero" else 1.0
+
+
 @dataclass(frozen=True)
 class Election:
     """What TIES finds in its first passes: what to trim, and the sign where the sum of an entry is zero."""
@@ -88,8 +98,8 @@ def hold_election(
 ) -> Election:
     """Two passes for the thresholds of whole vectors, or one for those of tensors; one for the majority."""
     found = cutoffs(models, density, scope, threshold)
-    if sign_ties != "majority" or models.n == 1:  # one expert's sum is zero only where it is zero itself
-        return Election(found, 0.0 if sign_ties == "zero" else 1.0)
+    if (tie := tie_without_vote(sign_ties, models.n)) is not None:
+        return Election(found, tie)
     election = Election(found, 0.0)
 
     def count(tensors: torch.Tensor, **known: Any) -> int:

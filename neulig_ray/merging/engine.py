@@ -8,6 +8,7 @@ import torch
 
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.merging._base import Method
+from neulig_ray.merging.correspondence import check_statistics
 from neulig_ray.merging.masks import MaskedModel, masked_specs, pack_masks
 from neulig_ray.merging.models import Models, Piece, check_finite, is_batchnorm_statistic
 from neulig_ray.merging.sources import Sink, Source, State, StateSink, StateSource, as_source
@@ -44,12 +45,20 @@ class Merge:
                 f"{method.name} is not a method that merges parameters tensor by tensor: its kind is "
                 f"{method.kind}" + (f", and it needs {', '.join(method.needs)}" if method.needs else "")
             )
+        if not models.size:
+            raise InputError(
+                f"{models.labels[0]!r} holds no float parameter ({len(models.specs)} tensors): there is "
+                "nothing to merge"
+            )
         if models.base is None and (method.needs_base or buffers == "base"):
             raise InputError(f"{method.name} with buffers {buffers!r} needs the base model: give its origin")
         if method.measure is not None and not models.statistics:
             raise InputError(f"{method.name} needs what is measured on each expert: give its statistics")
         resolved = method.resolve(options or {})
         method.check_counts(resolved, models.n)
+        if method.measure is not None:
+            found = {label: s.specs for label, s in zip(models.labels, models.statistics, strict=True)}
+            check_statistics(models.specs, found, elementwise=method.elementwise)
         if method.precondition is not None:
             method.call(method.precondition, models, options=resolved)
         return cls(method, models, resolved, buffers, task)
@@ -112,7 +121,10 @@ class Merge:
         """
         base, experts = self.models.base, self.models.sources
         if self.buffers == "base" and base is not None:
-            sink.write(target, base.read(name))
+            found = base.read(name)
+            if found.is_floating_point():
+                check_finite(found[None], name, ["the base"])
+            sink.write(target, found)
         elif is_batchnorm_statistic(name):
             rows = torch.stack([source.read(name).float() for source in experts])
             check_finite(rows, name, self.models.labels)

@@ -7,7 +7,8 @@ parameter is given to.
 """
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -22,9 +23,19 @@ TRANSPOSED = ".T"
 _PATCH_NUMBERS = 1 << 24  # of one piece of unfolded images: 64 MiB
 
 
-def gram_key(statistics: Mapping[str, torch.Tensor], name: str) -> str | None:
+def gram_key(statistics: Container[str], name: str) -> str | None:
     """What a parameter's Gram matrix is called among the statistics; None where it has none."""
     return next((key for key in (name, name + TRANSPOSED) if key in statistics), None)
+
+
+def belongs(gram: tuple[int, ...], key: str, shape: tuple[int, ...]) -> bool:
+    """Whether Gram matrices of shape `gram`, called `key`, can be those of a parameter of shape `shape`."""
+    if len(shape) < 2:
+        return False
+    inputs = shape[0] if key.endswith(TRANSPOSED) else prod(shape[1:])
+    groups = gram[0] if len(gram) == 3 else 1
+    square = gram[-2:] == (inputs, inputs) and len(gram) in (2, 3)
+    return square and groups > 0 and shape[0] % groups == 0
 
 
 class _Enough(Exception):

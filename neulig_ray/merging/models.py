@@ -1,6 +1,5 @@
 """The models of one merge, side by side: checked against each other, read piece by piece, surveyed."""
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import torch
 
 from neulig_ray.errors import InputError
 from neulig_ray.merging._options import accepted
+from neulig_ray.merging.correspondence import check_specs
 from neulig_ray.merging.selection import Selection
 from neulig_ray.merging.sources import Source
 from neulig_ray.tensorfile import Spec
@@ -66,11 +66,13 @@ class Lazy(Sequence[torch.Tensor]):
 class Statistics(Mapping[str, torch.Tensor]):
     """The statistics of one expert, read when they are looked up."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: Source, label: str) -> None:
+        self._source, self._label = source, label
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self._source.read(name).view(self._source.specs[name].shape)
+        found = self._source.read(name)
+        check_finite(found[None], name, [self._label])
+        return found.view(self._source.specs[name].shape)
 
     def __contains__(self, name: object) -> bool:  # Mapping's own would read the tensor
         return name in self._source.specs
@@ -151,6 +153,10 @@ class Models:
         """Numbers of each expert in one piece: a multiple of 8, so that its mask fills whole bytes."""
         return max(min(PIECE // self.n, _LARGEST_PIECE) // 8 * 8, 8)
 
+    @property
+    def _statistics_labels(self) -> list[str]:
+        return [f"the statistics of {label}" for label in self.labels]
+
     def pieces(self, names: Sequence[str], elementwise: bool) -> list[Piece]:
         """Flat pieces of at most `piece_size` numbers, or whole tensors, the largest first."""
         found = []
@@ -193,7 +199,8 @@ class Models:
             if self.base is not None:
                 more["base"] = Lazy([self.base], name, ["the base"])[0]
             if self.statistics:
-                more["statistics"] = [Statistics(source) for source in self.statistics]
+                labels = self._statistics_labels
+                more["statistics"] = [Statistics(*s) for s in zip(self.statistics, labels, strict=True)]
             return Lazy(self.sources, name, self.labels), more
         size = piece.stop - piece.start
         rows = self._rows("experts", self.n)[:, :size]
@@ -208,6 +215,7 @@ class Models:
             more["statistics"] = self._rows("statistics", self.n)[:, :size]
             for row, source in zip(more["statistics"], self.statistics, strict=True):
                 source.read_into(row, name, piece.start)
+            check_finite(more["statistics"], name, self._statistics_labels)
         return rows, more
 
     def _rows(self, kind: str, count: int) -> torch.Tensor:
@@ -264,49 +272,3 @@ def one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def check_specs(specs: Mapping[str, Mapping[str, Spec]]) -> None:
-    """Raises InputError unless all models have the same names, shapes and kinds (float or integer)."""
-    if not specs:
-        raise InputError("no model to merge: give at least one")
-    (first, reference), *others = specs.items()
-    for label, found in others:
-        if odd := sorted(reference.keys() ^ found.keys()):
-            owner, other = (first, label) if odd[0] in reference else (label, first)
-            near = difflib.get_close_matches(odd[0], odd[1:], n=1, cutoff=0.8)
-            raise InputError(
-                f"{first!r} and {label!r} cannot be merged: {owner!r} has {odd[0]!r} and {other!r} has not "
-                f"({len(odd)} such tensors{f'; near it: {near[0]!r}' if near else ''}); "
-                "use models of one architecture, with the same names"
-            )
-        for name, spec in reference.items():
-            if spec.shape != found[name].shape:
-                raise InputError(
-                    f"{first!r} and {label!r} cannot be merged: {name!r} is {spec.shape} in the one "
-                    f"and {found[name].shape} in the other; use models of one architecture"
-                )
-            if spec.dtype.is_floating_point != found[name].dtype.is_floating_point:
-                raise InputError(
-                    f"{first!r} and {label!r} cannot be merged: {name!r} is {spec.dtype} in the one and "
-                    f"{found[name].dtype} in the other"
-                )
-
-
-def differences(specs: Mapping[str, Mapping[str, Spec]]) -> list[str]:
-    """What models that can be merged differ in all the same, as sentences: their dtypes."""
-    (first, reference), *others = specs.items()
-    told = []
-    for label, found in others:
-        odd = [name for name in reference if name in found and reference[name].dtype != found[name].dtype]
-        if odd:
-            mine, theirs = reference[odd[0]].dtype, found[odd[0]].dtype
-            told.append(
-                f"{len(odd)} tensors are {_short(theirs)} in {label} and {_short(mine)} in {first} "
-                f"(the first: {odd[0]}); merged in float32"
-            )
-    return told
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -9,7 +9,8 @@ import torch
 
 from neulig_ray.arrays import shared_tensor
 from neulig_ray.errors import unknown
-from neulig_ray.merging.models import check_specs, is_batchnorm_statistic
+from neulig_ray.merging.correspondence import check_specs
+from neulig_ray.merging.models import is_batchnorm_statistic
 from neulig_ray.merging.sources import State, StateSource
 
 

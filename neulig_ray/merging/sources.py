@@ -11,6 +11,11 @@ from neulig_ray.tensorfile import Spec, TensorFile
 State = Mapping[str, torch.Tensor]
 
 
+def moved(state: State, device: torch.device | str) -> dict[str, torch.Tensor]:
+    """The state on a device; tensors that lie there already are not copied."""
+    return {name: tensor.to(device) for name, tensor in state.items()}
+
+
 class Source(Protocol):
     """The tensors of one model, readable by slices of their flat views, from several threads."""
 

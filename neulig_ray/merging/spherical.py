@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import torch
 
-from neulig_ray.errors import InputError
+from neulig_ray.errors import NotApplicable
 from neulig_ray.merging._options import About
 from neulig_ray.merging.models import Models
 
@@ -22,9 +22,11 @@ TINY = 1e-8  # a norm, or the sine of an angle, that directions cannot be told f
 
 
 def check_base(method: str, models: Models, on: str) -> None:
-    """Raises InputError where the base is wanted and missing."""
+    """Raises NotApplicable where the base is wanted and missing, as for experts of different origins."""
     if on == "deltas" and models.base is None:
-        raise InputError(f"{method} on deltas needs the base model: give its origin, or use on = 'weights'")
+        raise NotApplicable(
+            f"{method} on deltas needs the base model: give its origin, or use on = 'weights'"
+        )
 
 
 def coefficients(

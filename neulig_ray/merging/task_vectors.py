@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from neulig_ray.merging.models import check_finite, check_specs, is_batchnorm_statistic
+from neulig_ray.merging.correspondence import check_specs
+from neulig_ray.merging.models import check_finite, is_batchnorm_statistic
 from neulig_ray.merging.sources import State, StateSource
 
 

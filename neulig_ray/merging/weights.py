@@ -8,6 +8,10 @@ import torch
 from neulig_ray.errors import InputError
 from neulig_ray.merging._options import About
 
+GivenWeights = Annotated[
+    tuple[float, ...],
+    About("weight of each expert, in the order of the merge", at_least=0, per_expert=True),
+]
 Weights = Annotated[
     tuple[float, ...] | None,
     About(

@@ -63,7 +63,12 @@ def _of_task(job: Job) -> Iterator[Absent]:
     if isinstance(reader, HubReader):
         if importlib.util.find_spec("datasets") is None:
             yield Absent(f"package datasets, for {task.name}", "pip install 'neulig-ray[hf]'", by_hand=True)
-        places = [root / task.name, root / "huggingface" / reader.dataset.replace("/", "___")]
+        cache, kept = root / "huggingface", reader.dataset.replace("/", "--")
+        places = [
+            root / task.name,
+            cache / reader.dataset.replace("/", "___"),
+            cache / f"hub/datasets--{kept}",
+        ]
         remedy = f"downloaded from the hub ({reader.dataset}), or placed in {places[0]}"
     else:
         place = str(getattr(reader, "place", ""))

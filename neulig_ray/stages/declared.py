@@ -1,6 +1,9 @@
 """What an experiment's methods and archs declare about themselves: the paper's Table 1, for results.json."""
 
+from collections.abc import Mapping
 from typing import Any, Final
+
+from torch import nn
 
 from neulig_ray.config import Experiment
 from neulig_ray.merging import Method
@@ -18,10 +21,11 @@ def declared(experiment: Experiment) -> dict[str, Any]:
     one base; `theory` is its own sentence.
     """
     methods = {spec.name: spec.method for spec in map(MethodSpec.parse, experiment.methods)}
+    towers = {kind: skeleton(ARCHS[name]).visual for kind, name in _EXAMPLES.items()}
     return {
         "archs": {name: tower_kind(ARCHS[name]) for name in experiment.archs},
         "methods": {
-            name: _describe(method)
+            name: _describe(method, towers)
             for name, method in methods.items()
             if method.kind not in ("reference", "ensemble")
         },
@@ -33,8 +37,7 @@ def tower_kind(arch: Arch) -> str:
     return "CNN" if isinstance(arch.config["vision_cfg"].get("layers"), list | tuple) else "ViT"
 
 
-def _describe(method: Method) -> dict[str, Any]:
-    towers = {kind: skeleton(ARCHS[name]).visual for kind, name in _EXAMPLES.items()}
+def _describe(method: Method, towers: Mapping[str, nn.Module]) -> dict[str, Any]:
     return {
         "paper": method.paper,
         **{kind: method.refuses(tower) is None for kind, tower in towers.items()},

@@ -13,6 +13,7 @@ from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.experts import load_expert
 from neulig_ray.stages.jobs import Job, Made
 from neulig_ray.stages.origins import load_clip
+from neulig_ray.stages.placement import device
 from neulig_ray.stages.prepare import array_bytes, load_split, read_array
 from neulig_ray.stages.storage import Storage
 from neulig_ray.tasks._base import SPLITS
@@ -30,11 +31,10 @@ def embedding_job(arch: str, model: Artifact, task: str, data: Artifact) -> Job:
 
 def _make(storage: Storage, arch: str, model: Artifact, data: Artifact) -> Made:
     tower = _load_tower(storage, model, arch)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     files = {}
     for split in SPLITS:
         images = load_split(storage, data, split).images
-        files[f"{split}.npy"] = array_bytes(embed(tower, images, ARCHS[arch], device=device))
+        files[f"{split}.npy"] = array_bytes(embed(tower, images, ARCHS[arch], device=device()))
     return files, {"arch": arch, "model": model.label, "data": data.label}
 
 

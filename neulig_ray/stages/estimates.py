@@ -27,25 +27,37 @@ from neulig_ray.tasks._files import stored_size
 from neulig_ray.tasks._protocols import MOST_VAL, VAL_SHARE
 
 GPU_FLOPS: Final = 6e13  # a second, sustained: a fifth of an A100's peak in bfloat16
+GPU_FLOAT32_FLOPS: Final = 1.2e13  # the same of float32, without gradients: three fifths of its peak
 CPU_FLOPS: Final = 5e10  # a second and core, sustained, float32
 TRAINING: Final = 3  # forward passes that a step costs: forward, and twice that backward
-# Stages whose towers move to a GPU where their workers have one; the others compute on the CPU all the same.
-ON_GPU: Final = ("origins", "sources", "experts", "embeddings")
+EVALUATING: Final = ("statistics", "evaluations")  # stages whose jobs may share a GPU
+# FLOP/s of the stages whose towers move to a GPU where their workers have one; training is in bfloat16 there.
+ON_GPU: Final = {
+    "origins": GPU_FLOPS,
+    "sources": GPU_FLOPS,
+    "experts": GPU_FLOPS,
+    "embeddings": GPU_FLOAT32_FLOPS,
+    "statistics": GPU_FLOAT32_FLOPS,
+    "evaluations": GPU_FLOAT32_FLOPS,
+}
 
 
 @dataclass
 class Cost:
-    """Of one stage's missing artifacts. `unknown`: pieces that could not be counted."""
+    """Of one stage's missing artifacts. `gpu`: FLOP/s of the GPU that it has, or 0.
+
+    `unknown`: pieces that could not be counted.
+    """
 
     flops: float = 0.0
     bytes: int = 0
-    on_gpu: bool = False
+    gpu: float = 0.0
     unknown: int = 0
 
     @property
     def hours(self) -> float:
         """GPU hours, or hours of one CPU core."""
-        return self.flops / (GPU_FLOPS if self.on_gpu else CPU_FLOPS) / 3600
+        return self.flops / (self.gpu or CPU_FLOPS) / 3600
 
 
 def split_sizes(task: Task, protocol: Protocol, views: int = 1) -> dict[str, int] | None:
@@ -70,14 +82,26 @@ def split_sizes(task: Task, protocol: Protocol, views: int = 1) -> dict[str, int
 
 def estimate(plan: Plan, storage: Storage) -> dict[str, Cost]:
     """Stage -> what its missing artifacts cost, by the names of `Plan.artifacts`."""
-    counter = _Counter(plan, storage)
+    counter, cluster = _Counter(plan, storage), plan.experiment.cluster
     found: dict[str, Cost] = {}
     for stage, artifacts in plan.artifacts().items():
-        cost = Cost(on_gpu=stage in ON_GPU and plan.experiment.cluster.gpus_per_worker > 0)
+        gpus = cluster.evaluation_gpus if stage in EVALUATING else cluster.gpus_per_worker
+        cost = Cost(gpu=ON_GPU.get(stage, 0.0) if gpus else 0.0)
         for artifact in artifacts:
             if not storage.exists(artifact):
                 counter.add(cost, stage, artifact)
         found[stage] = cost
+    return found
+
+
+def work(plan: Plan, storage: Storage, stage: str) -> dict[str, float]:
+    """Fingerprint -> floating-point operations of what is missing of a stage; its inputs are known."""
+    counter, found = _Counter(plan, storage), {}
+    for artifact in plan.artifacts()[stage]:
+        if not storage.exists(artifact):
+            cost = Cost()
+            counter.add(cost, stage, artifact)
+            found[artifact.fingerprint] = cost.flops
     return found
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,8 +39,7 @@ def plan_evaluations(
     cells: Sequence[Cell],
     models: Mapping[str, ArchModels],
 ) -> tuple[list[Evaluation], list[Job]]:
-    """All evaluations of an experiment, in the order in which they are best started, the longest first; and
-    the jobs that measure what some methods need to know of each expert."""
+    """All evaluations of an experiment, and the jobs that measure what some methods need of each expert."""
     planner = _Planner(experiment, models)
     planned: list[Evaluation] = []
     for spec in methods:
@@ -56,18 +54,7 @@ def plan_evaluations(
                 planned += [planner.ensemble(spec, group, c) for group in groups for c in group.combinations]
             case _:
                 planned += [planner.merge(spec, group, c) for group in groups for c in group.combinations]
-    return sorted(planned, key=_cost, reverse=True), list(planner.measuring.values())
-
-
-_COST = {"sample": 3, "batch-first-mixed": 2, "batch-mean-mixed": 2, "batch-first": 1, "batch-mean": 1}
-
-
-def _cost(evaluation: Evaluation) -> tuple[int, int]:
-    """What takes long comes first: training, then choosing on val, then many merged models."""
-    spec: MethodSpec = evaluation.job.arguments["spec"]
-    trains = spec.method.kind in ("trained", "routed") and not spec.method.masked
-    tries = math.prod(map(len, spec.grid.values()))
-    return 1000 if trains else tries, _COST.get(evaluation.common.get("granularity") or "", 0)
+    return planned, list(planner.measuring.values())
 
 
 class _Planner:
@@ -236,7 +223,9 @@ class _Planner:
             "fingerprint": artifact.fingerprint,
             **common,
         }
-        return Evaluation(Job(artifact, measurements.measure, arguments, inputs), shared, tasks)
+        on_cpu = measure in measurements.STORED
+        job = Job(artifact, measurements.measure, arguments, inputs, on_cpu=on_cpu)
+        return Evaluation(job, shared, tasks)
 
 
 def _tasks(combination: Combination) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """Stages `heads` and `experts`: the frozen zero-shot classifiers, and the towers fine-tuned under them."""
 
 import copy
-import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -110,7 +109,7 @@ class ExpertJob:
             origin=self.key.rpartition("@")[2],
             origin_fingerprint=self.origin.fingerprint,
             seed=self.seed,
-            recipe=dataclasses.asdict(self.recipe),
+            recipe=self.recipe.identity(),
         )
         info = {
             "arch": self.arch,
@@ -130,7 +129,7 @@ def expert_job(
         "origin": origin.artifact.fingerprint,
         "head": head.fingerprint,
         "data": data.fingerprint,
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": recipe.identity(),
         "seed": experiment.seed,
         "workers": experiment.finetune.workers,
         "threads": experiment.cluster.cpus_per_worker,

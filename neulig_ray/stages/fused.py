@@ -6,9 +6,10 @@ stays seed-0's.
 """
 
 import copy
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from neulig_ray.config import Experiment
 from neulig_ray.errors import InputError
@@ -16,21 +17,29 @@ from neulig_ray.merging import METHODS
 from neulig_ray.merging.engine import merge_with
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.origins import origin_bytes
-from neulig_ray.models.sources import OriginSource
+from neulig_ray.models.sources import HUB, OriginSource
 from neulig_ray.stages.artifact import Artifact
+from neulig_ray.stages.combinations import collaborator
 from neulig_ray.stages.experts import ExpertJob, expert_job, head_job, load_expert
+from neulig_ray.stages.imported import ImportedExpert
 from neulig_ray.stages.jobs import Job, Made
 from neulig_ray.stages.origins import FILE, Origin, load_clip, plan_origin
 from neulig_ray.stages.storage import Storage
 from neulig_ray.tasks import Task, find_task
 
 VERSION = 1
+# The origin may be `hf-hub:OWNER/NAME`, and have a name of its own in front, NAME=.
+_PLACE: Final = re.compile(rf"(?P<origin>(?:[^:=]+=)?(?:{HUB})?[^:]+):(?P<tasks>.+)")
 
 
 @dataclass
 class Sources:
-    """What fused origins are made of, each piece once; it is made before them, and not evaluated."""
+    """What fused origins are made of, each piece once; it is made before them, and not evaluated.
 
+    `imported`: (arch, key) -> the experts that take the place of fine-tuning here too.
+    """
+
+    imported: Mapping[tuple[str, str], ImportedExpert] = field(default_factory=dict)
     tasks: dict[str, Job] = field(default_factory=dict)
     origins: dict[str, Origin] = field(default_factory=dict)
     heads: dict[str, Job] = field(default_factory=dict)
@@ -54,24 +63,28 @@ def plan_fused(
 
     Raises InputError for a task twice, and for what tasks and origins raise it for.
     """
-    given, _, listed = source.place.partition(":")
-    names = listed.split("+")
-    if not all(names) or len(set(names)) != len(names):
+    found = _PLACE.fullmatch(source.place)
+    entries = sorted(found["tasks"].split("+")) if found else []
+    tasks = {entry: find_task(entry) for entry in entries} if all(entries) else {}
+    if found is None or len({task.name for task in tasks.values()}) != len(entries):
         raise InputError(
             f"origin 'fuse:{source.place}': write fuse:ORIGIN:TASK+TASK, each task once, "
             "as in fuse:seed-0:count+letters"
         )
-    base = plan_origin(experiment, arch, given)
+    base = plan_origin(experiment, arch, found["origin"])
+    sources.origins[base.artifact.fingerprint] = base
     experts = []
-    for name in sorted(names):
-        task = find_task(name)
-        data, head = prepare(name, task), head_job(base, task)
+    for entry, task in tasks.items():
+        imported = sources.imported.get((arch, collaborator(task.name, base.name)))
+        if imported is not None:
+            experts.append(imported.artifact)
+            continue
+        data, head = prepare(entry, task), head_job(base, task)
         expert = expert_job(experiment, base, task.name, data.artifact, head.artifact)
         sources.tasks[data.artifact.fingerprint] = data
         sources.heads[head.artifact.fingerprint] = head
         sources.experts[expert.artifact.fingerprint] = expert
         experts.append(expert.artifact)
-    sources.origins[base.artifact.fingerprint] = base
     inputs = {
         "base": base.artifact.fingerprint,
         "experts": [expert.fingerprint for expert in experts],

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from neulig_ray.stages.storage import MANIFEST, Storage
@@ -54,6 +54,17 @@ def damaged(storage: Storage, item: Stored) -> Iterator[str]:
             yield f"{path}: {len(data)} bytes instead of {expected['bytes']}"
         elif hashlib.sha256(data).hexdigest() != expected["sha256"]:
             yield f"{path}: its sha256 is not its manifest's"
+
+
+def imports(storage: Storage, stored: Iterable[Stored]) -> set[str]:
+    """The fingerprints of imported experts: somebody put them there, for results that may still come."""
+    return {
+        item.fingerprint
+        for item in stored
+        if item.kind == "expert"
+        and item.whole
+        and "source_layout" in json.loads(storage.read(f"{item.path}/{MANIFEST}"))["info"]
+    }
 
 
 def referred(storage: Storage) -> set[str]:

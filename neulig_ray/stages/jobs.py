@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from neulig_ray.stages.artifact import Artifact
@@ -28,7 +28,8 @@ J = TypeVar("J", bound=HasArtifact)
 class Job:
     """`make(storage, **arguments)` gives the files and the info of `artifact`; a module-level function.
 
-    `on_driver`: it reads files of the driver's node, and runs there.
+    `on_driver`: it reads files of the driver's node, and runs there. `on_cpu`: it takes no GPU, whatever its
+    stage takes.
     """
 
     artifact: Artifact
@@ -36,6 +37,7 @@ class Job:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     inputs: tuple[Artifact, ...] = ()
     on_driver: bool = False
+    on_cpu: bool = False
 
     def run(self, storage: Storage) -> None:
         if not storage.exists(self.artifact):
@@ -127,18 +129,24 @@ def run_stage(
     resources: Resources,
     reporter: Reporter,
     failures: Failures,
+    costs: Mapping[str, float] | None = None,
 ) -> None:
     """Make what is missing of `jobs` on the cluster, adding to `failures` what could not be made.
 
-    Lost workers and nodes are retried by Ray, `resources.max_failures` times for each job.
+    `costs`: fingerprint -> the work of a missing job, in any unit; the longest begin first. Lost workers and
+    nodes are retried by Ray, `resources.max_failures` times for each job.
     """
     ready = runnable(jobs, failures)
+    if costs is not None:
+        ready = sorted(ready, key=lambda job: -costs.get(job.artifact.fingerprint, 0.0))
     cached = sum(storage.exists(job.artifact) for job in ready)
     with reporter.stage(name, len(ready), cached) as stage:
         if cached == len(ready):
             return
         cluster.start()
         stage.slots = cluster.slots(cpus=resources.cpus, gpus=resources.gpus)
+        if costs is not None:
+            stage.weigh((job.artifact.label, costs.get(job.artifact.fingerprint, 0.0)) for job in ready)
         made = ensure(storage, ready, lambda missing: _run(missing, storage, resources, stage), stage)
         failures.update(made)
 
@@ -146,11 +154,14 @@ def run_stage(
 def _run(jobs: list[Job], storage: Storage, resources: Resources, stage: Stage) -> Failures:
     import ray
 
-    execute = ray.remote(
-        num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.max_failures
-    )(_execute)
+    def remote(each: Resources) -> Any:
+        return ray.remote(num_cpus=each.cpus, num_gpus=each.gpus, max_retries=each.max_failures)(_execute)
+
+    # Two functions: each call of one that takes a GPU has a process of its own, the others' are used again.
+    whole, on_cpu = remote(resources), remote(replace(resources, gpus=0.0))
     running = {}
     for job in jobs:
+        execute = on_cpu if job.on_cpu else whole
         place = _on_driver(execute, resources) if job.on_driver else execute
         running[place.remote(job, storage, resources.threads)] = job
     failures: Failures = {}

@@ -23,6 +23,7 @@ from neulig_ray.stages.combinations import origin_of
 from neulig_ray.stages.methods import MethodSpec
 from neulig_ray.stages.models import ArchModels
 from neulig_ray.stages.origins import load_clip
+from neulig_ray.stages.placement import device
 from neulig_ray.stages.prepare import load_split
 from neulig_ray.stages.shared import SharedSplit, load_bare_tower, read_split, read_stack
 from neulig_ray.stages.statistics import open_statistics
@@ -95,7 +96,9 @@ class MergeBench:
         arch, tower = ARCHS[self.models.arch], load_bare_tower(self.models.arch)
         split = spec.method.resolve(dict(spec.options)).get("adapt_on", spec.method.split)
         images = {
-            key: TaskImages(load_split(self.storage, self.models.data[task_of(key)], split).images, arch)
+            key: TaskImages(
+                load_split(self.storage, self.models.data[task_of(key)], split).images, arch, device()
+            )
             for key in self.combination
         }
         data = self.val.data

@@ -29,6 +29,7 @@ from neulig_ray.stages.jobs import Made
 from neulig_ray.stages.materials import MergeBench
 from neulig_ray.stages.methods import MethodSpec
 from neulig_ray.stages.models import ArchModels
+from neulig_ray.stages.placement import placed
 from neulig_ray.stages.search import LIGAND_FILE
 from neulig_ray.stages.shared import SharedSplit, load_bare_tower, read_split, read_stack
 from neulig_ray.stages.storage import Storage
@@ -138,7 +139,7 @@ def ligand(
     rows = evaluate_ligand(
         portland,
         portland.combinations.index(combination),
-        stack=read_stack(storage, models, combination),
+        stack=placed(read_stack(storage, models, combination)),
         tower=load_bare_tower(models.arch),
         arch=ARCHS[models.arch],
         val=read_split(storage, models, "val", combination, images=False).data,
@@ -150,6 +151,9 @@ def ligand(
     size = _parameters(models.arch)
     kept = size if granularity == "global" else _all_kept(portland, models.arch)
     return Found([{**row, **about, "parameters": kept} for row in rows])
+
+
+STORED = (single, ensemble, hard_routing)  # what looks at stored embeddings alone, and needs no GPU
 
 
 def _test(storage: Storage, models: ArchModels) -> SharedSplit:

@@ -1,6 +1,5 @@
 """Methods as an experiment names them: name:option=value,option=value."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,21 +16,25 @@ class MethodSpec:
 
     @classmethod
     def parse(cls, text: str) -> "MethodSpec":
-        """From `ties:density=0.1,aggregate=sum`; raises InputError for an unknown method, option or value.
+        """From `ties:density=0.1,aggregate=sum`.
 
-        A list is written with spaces: `weighted-average:weights=0.5 0.3 0.2`.
+        A list is written with spaces: `weighted-average:weights=0.5 0.3 0.2`. Raises InputError for an
+        unknown method, option or value, and for an option given twice, or missing where there is no default.
         """
         name, _, rest = text.partition(":")
         method = METHODS[name]
-        given = {}
-        for part in filter(None, rest.split(",")):
-            option, equals, value = part.partition("=")
+        given: dict[str, Any] = {}
+        for part in filter(None, map(str.strip, rest.split(","))):
+            option, equals, value = (piece.strip() for piece in part.partition("="))
             if not equals:
                 raise InputError(f"method {text!r}: {part!r} is not option=value")
-            given[option] = _value(value)
-        given = method.check(given)
+            if option in given:
+                raise InputError(f"method {text!r} gives {option!r} twice")
+            known = method.schema.get(option)
+            given[option] = known.read(name, value.split()) if known and value else value
+        resolved = method.resolve(given)
         # A value that is given is not chosen on val, even where it is the default.
-        changed = {k: v for k, v in given.items() if v != method.options[k] or k in method.grid}
+        changed = {k: resolved[k] for k in given if resolved[k] != method.options[k] or k in method.grid}
         return cls(name, tuple(sorted(changed.items())))
 
     @property
@@ -54,13 +57,3 @@ class MethodSpec:
             "options": dict(self.options),
             **({"grid": self.grid} if self.grid else {}),
         }
-
-
-def _value(text: str) -> Any:
-    """A number, true, false or null as JSON has them, or several with spaces; other text as it stands."""
-    if " " in text.strip():
-        return tuple(_value(part) for part in text.split())
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

@@ -1,11 +1,12 @@
 """The pipeline of an experiment: tasks, origins, heads, experts, embeddings, ligands, evaluations."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from neulig_ray.errors import StageError
 from neulig_ray.paths import data_root
 from neulig_ray.stages.cluster import Cluster, Need
+from neulig_ray.stages.estimates import EVALUATING, work
 from neulig_ray.stages.imported import store_expert
 from neulig_ray.stages.jobs import Failures, Job, Resources, run_stage, told
 from neulig_ray.stages.origins import store_file
@@ -42,6 +43,7 @@ class Pipeline:
         c = plan.experiment.cluster
         self.resources = Resources(c.cpus_per_worker, c.gpus_per_worker, c.max_failures)
         self.on_cpu = Resources(c.cpus_per_worker, 0.0, c.max_failures)
+        self.evaluating = Resources(c.cpus_per_worker, c.evaluation_gpus, c.max_failures)
         self.trials = Resources(c.trial_cpus, 0.0, c.max_failures)
 
     def run(self, last: str) -> None:
@@ -82,8 +84,12 @@ class Pipeline:
         workers = {"experts": self.plan.experiment.finetune.workers}
         if any(origin.job for origin in self.plan.all_origins):
             workers["origins"] = self.plan.experiment.pretrain.workers
+        if self.plan.sources.experts:
+            workers["origins"] = max(workers["experts"], workers.get("origins", 1))
         if stage == "ligands":
             return 1, self.trials
+        if stage in EVALUATING:
+            return 1, self.evaluating
         return workers.get(stage, 1), self.on_cpu if stage in ON_CPU else self.resources
 
     def _needs(self, last: str) -> list[Need]:
@@ -108,9 +114,10 @@ class Pipeline:
             self._small("origins", fetched, self.on_cpu)
         if trained := [origin.job for origin in self.plan.all_origins if origin.job is not None]:
             self._train("origins", trained, self.plan.experiment.pretrain.workers)
-        if sources.fusions:
+        if sources.experts:
             self._small("sources", list(sources.heads.values()), self.on_cpu)
             self._train("sources", list(sources.experts.values()), self.plan.experiment.finetune.workers)
+        if sources.fusions:
             self._small("origins", sources.fusions, self.on_cpu)
 
     def _heads(self) -> None:
@@ -130,20 +137,28 @@ class Pipeline:
                 self.plan.models,
                 self.storage,
                 self.cluster,
-                self.on_cpu,
+                self.trials,
                 self.reporter,
                 self.failures,
             )
 
     def _statistics(self) -> None:
         if self.plan.statistics:
-            self._small("statistics", self.plan.statistics, self.resources)
+            self._small("statistics", self.plan.statistics, self.evaluating)
 
     def _evaluations(self) -> None:
-        self._small("evaluations", [evaluation.job for evaluation in self.plan.evaluations], self.resources)
+        jobs = [evaluation.job for evaluation in self.plan.evaluations]
+        costs = work(self.plan, self.storage, "evaluations")
+        self._small("evaluations", jobs, self.evaluating, costs)
 
-    def _small(self, name: str, jobs: Sequence[Job], resources: Resources) -> None:
-        run_stage(name, jobs, self.storage, self.cluster, resources, self.reporter, self.failures)
+    def _small(
+        self,
+        name: str,
+        jobs: Sequence[Job],
+        resources: Resources,
+        costs: Mapping[str, float] | None = None,
+    ) -> None:
+        run_stage(name, jobs, self.storage, self.cluster, resources, self.reporter, self.failures, costs)
 
     def _train(self, name: str, jobs: Sequence[TrainJob], workers: int) -> None:
         run_trainings(

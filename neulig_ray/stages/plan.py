@@ -99,9 +99,9 @@ def make_plan(experiment: Experiment) -> Plan:
         return task_job(entry, e.task_seed, e.protocol, size=size, views=e.views, task=task)
 
     tasks = {task.name: prepare(entry, task) for entry, task in entries.items()}
-    sources = Sources()
     described = {task.name: task for task in entries.values()}
     imported = plan_imported(e)
+    sources = Sources(imported)
     origins, heads, experts, embeddings, models = [], [], [], [], {}
     for arch in e.archs:
         known = ArchModels(arch)
@@ -111,6 +111,10 @@ def make_plan(experiment: Experiment) -> Plan:
                 origin = plan_fused(e, arch, source, prepare, sources)
             else:
                 origin = plan_origin(e, arch, given)
+            if twins := [n for n, a in known.origins.items() if a.fingerprint == origin.artifact.fingerprint]:
+                raise InputError(
+                    f"origins {twins[0]!r} and {origin.name!r} of {arch} are the same model: leave one out"
+                )
             origins.append(origin)
             known.origins[origin.name] = origin.artifact
             for task, data in tasks.items():

@@ -3,7 +3,7 @@
 import datetime
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -65,7 +65,8 @@ class Stage:
         self._bars = bars
         self._lock = threading.Lock()
         self._jobs: dict[str, Any] = {}
-        self._costs: Mapping[str, float] = {}
+        self._costs: dict[str, list[float]] = {}
+        self._whole = 0.0
         self._left = total - cached
         self._spent = 0.0
         self._started = time.monotonic()
@@ -77,9 +78,11 @@ class Stage:
         self.others = 0
         self._bar = bars.add_task("", total=total, completed=cached, stage=name) if bars else None
 
-    def weigh(self, costs: Mapping[str, float]) -> None:
-        """How much work each job is, in any unit: what the time left is reckoned with."""
-        self._costs = dict(costs)
+    def weigh(self, costs: Iterable[tuple[str, float]]) -> None:
+        """Names of jobs, not always unique, with their work in any unit: for the time that is left."""
+        for job, cost in costs:
+            self._costs.setdefault(job, []).append(cost)
+            self._whole += cost
 
     def running(self, job: str, text: str) -> None:
         """Show what a long job is doing now: in its bar, or in a log as a line now and then."""
@@ -129,14 +132,15 @@ class Stage:
             rate = 60 * (self.done + self.failed) / elapsed
             parts.append(f"{rate:.3g} a minute")
         if self._spent and self._left:
-            whole = sum(self._costs.values()) if self._costs else self._spent + self._left
+            whole = self._whole or self._spent + self._left
             left = elapsed * max(0.0, whole - self._spent) / self._spent
             parts.append(f"about {datetime.timedelta(seconds=round(left))} left")
         return ", ".join(parts)
 
     def _count(self, job: str) -> None:
         self._left -= 1
-        self._spent += self._costs.get(job, 1.0) if self._costs else 1.0
+        known = self._costs.get(job) if self._whole else None
+        self._spent += known.pop() if known else float(not self._whole)
         bar = self._jobs.pop(job, None)
         if self._bars is not None:
             if bar is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from neulig_ray.code import code_version
 from neulig_ray.report.schema import frame
 from neulig_ray.stages.artifact import fingerprint
 from neulig_ray.stages.declared import declared
@@ -22,7 +23,7 @@ from neulig_ray.stages.plan import Plan
 from neulig_ray.stages.storage import Storage
 
 TABLE, ABOUT = "results.parquet", "results.json"
-_PACKAGES = ("neulig-ray", "ray", "torch", "torchvision", "open_clip_torch", "mlflow", "numpy", "pandas")
+_PACKAGES = ("ray", "torch", "torchvision", "open_clip_torch", "mlflow", "numpy", "pandas")
 
 
 def write_results(plan: Plan, storage: Storage, failures: Failures) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -72,7 +73,11 @@ def _provenance(plan: Plan, failures: Failures) -> dict[str, Any]:
         "seeds": {"seed": e.seed, "task_seed": e.task_seed, "origins": list(e.origins)},
         "command": " ".join(sys.argv),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            "neulig-ray": code_version(),
+            **{package: _version(package) for package in _PACKAGES},
+        },
         "git_commit": _git_commit(),
         "hardware": {
             "machine": platform.machine(),
@@ -93,7 +98,10 @@ def _version(package: str) -> str:
 
 
 def _git_commit() -> str:
-    """The commit of the code that runs, with a + when files differ from it; empty outside its checkout."""
+    """The commit of the code that runs, with a + when files differ from it.
+
+    Empty outside its checkout, as on a cluster's nodes: there the version's hash tells.
+    """
     git = ["git", "-C", os.path.dirname(__file__)]
     try:
         for command in (["ls-files", "--error-unmatch", os.path.basename(__file__)],

@@ -14,6 +14,7 @@ from neulig_ray.models.clip import build_tower
 from neulig_ray.stages.embeddings import load_embeddings
 from neulig_ray.stages.experts import HEAD_FILE, load_expert
 from neulig_ray.stages.models import ArchModels
+from neulig_ray.stages.placement import device
 from neulig_ray.stages.prepare import load_split, read_array
 from neulig_ray.stages.storage import Storage
 
@@ -58,7 +59,11 @@ def collaborators(combinations: Iterable[tuple[str, ...]]) -> list[str]:
     return sorted({key for combination in combinations for key in combination})
 
 
-@functools.lru_cache(maxsize=2)
 def load_bare_tower(arch: str) -> nn.Module:
-    """The architecture alone, kept in the process: merged models run through it with their own tensors."""
+    """The architecture alone, on the job's device: merged models run through it with their own tensors."""
+    return _bare_tower(arch).to(device())
+
+
+@functools.lru_cache(maxsize=2)
+def _bare_tower(arch: str) -> nn.Module:
     return build_tower(ARCHS[arch])

@@ -18,6 +18,7 @@ from neulig_ray.stages.experts import HEAD_FILE, load_expert
 from neulig_ray.stages.jobs import Job, Made
 from neulig_ray.stages.methods import MethodSpec
 from neulig_ray.stages.models import ArchModels
+from neulig_ray.stages.placement import device
 from neulig_ray.stages.prepare import load_split, read_array
 from neulig_ray.stages.shared import load_bare_tower
 from neulig_ray.stages.storage import Storage
@@ -60,9 +61,9 @@ def _make(
     options: Mapping[str, Any],
 ) -> Made:
     expert, head, data = own
-    tower = copy.deepcopy(load_bare_tower(arch))
+    tower = copy.deepcopy(load_bare_tower(arch))  # on the job's device: there it measures
     tower.load_state_dict(load_expert(storage, expert, arch))
-    images = TaskImages(load_split(storage, data, "train").images, ARCHS[arch])
+    images = TaskImages(load_split(storage, data, "train").images, ARCHS[arch], device())
     measure = MethodSpec(method).method.measure
     assert measure is not None
     found = measure(tower.eval(), images, torch.from_numpy(read_array(storage, head, HEAD_FILE)), **options)

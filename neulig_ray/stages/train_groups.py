@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from neulig_ray.stages.jobs import Failures, Resources, told
 from neulig_ray.stages.progress import Stage
+from neulig_ray.stages.reservations import release_orphans
 from neulig_ray.stages.storage import Storage
 from neulig_ray.stages.train_jobs import TrainJob
 from neulig_ray.stages.train_loop import GroupTask, work
@@ -43,9 +44,12 @@ class Groups:
         self._waiting = len(jobs)
         self._broken: list[str] = []
         self.failures: Failures = {}
+        self.finished: set[str] = set()
 
     def run(self, slots: Callable[[], int]) -> None:
-        """Train, adding to `failures` what could not be. `slots`: how many groups the cluster holds now.
+        """Train, adding to `finished` what ended, and to `failures` why what could not be made was not.
+
+        `slots`: how many groups the cluster holds now.
 
         Raises a RayError when the queue is lost: it lives on the driver's node, but may be killed there.
         """
@@ -80,11 +84,16 @@ class Groups:
 
     def _keep(self, group: int) -> None:
         """A group's run of Ray Train, again where it ends with an error and something is left to do."""
+        import ray.train
+
         while True:
             try:
                 self._trainer(group).fit()
                 return
             except Exception as error:
+                if not isinstance(error, ray.train.WorkerGroupError):  # of these `_losses` told
+                    self._call("lost", group, told(error))
+                release_orphans()
                 if not self._call("goes_on", group):
                     self._broken.append(told(error))
                     return
@@ -132,6 +141,7 @@ class Groups:
             else:
                 if kind == "failed":
                     self.failures[name] = text
+                self.finished.add(name)
                 self._stage.finished(label, text, failed=kind == "failed")
 
 

@@ -40,7 +40,7 @@ def run_trainings(
         # Named after the whole plan, not what is missing of it: the same command finds its checkpoints.
         run = f"train/{name}-{fingerprint([job.artifact.fingerprint for job in jobs])}"
         costs = {job.artifact.label: job.cost(storage) for job in jobs if not storage.exists(job.artifact)}
-        stage.weigh(costs)
+        stage.weigh(costs.items())
 
         def slots() -> int:
             held = cluster.slots(cpus=resources.cpus, gpus=resources.gpus, workers=workers)
@@ -69,8 +69,8 @@ def _train(
     import ray
 
     failures: Failures = {}
+    left = list(jobs)
     for attempt in itertools.count():
-        left = [job for job in jobs if not _ended(job, own.storage, failures)]
         first = attempt * len(jobs) * (resources.max_failures + 1)  # a folder of its own for every group
         groups = Groups(own.path, left, _left(own), own.storage, resources, workers, stage, first)
         try:
@@ -81,11 +81,11 @@ def _train(
             if attempt == resources.max_failures:
                 raise
             stage.note("the queue", f"is begun again after {told(error)}")
+            left = [job for job in left if job.artifact.fingerprint not in groups.finished]
+            for job in [job for job in left if own.storage.exists(job.artifact)]:  # the queue could not tell
+                left.remove(job)
+                stage.finished(job.artifact.label, "found in the storage")
     raise AssertionError("the loop returns or raises")
-
-
-def _ended(job: TrainJob, storage: Storage, failures: Failures) -> bool:
-    return job.artifact.fingerprint in failures or storage.exists(job.artifact)
 
 
 def _left(own: Scratch) -> Mapping[str, list[str]]:

@@ -10,6 +10,7 @@ the data set. `template` may be repeated; it holds one {} for the class name.
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
 from neulig_ray import paths
@@ -68,7 +69,7 @@ def _hub(
     entry: str, name: str, place: str, options: Mapping[str, list[str]], templates: tuple[str, ...]
 ) -> Task:
     _refuse_others(entry, options, ("image", "label", "config", "revision", "train", "val", "test"))
-    given = {key: values[-1] for key, values in options.items()}
+    given: dict[str, Any] = {key: values[-1] for key, values in options.items()}
     splits = {s: given.pop(s, s) for s in ("train", "val", "test") if s != "val" or s in given}
     reader = HubReader(task=name, dataset=place, splits=splits, **given)
     tables = reader.tables(paths.data_root())

@@ -1,6 +1,5 @@
 """From pictures to blocks of uint8 arrays: decoding, fitting to a size, views of the training transform."""
 
-import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,14 +9,13 @@ import numpy as np
 
 from neulig_ray.errors import InputError
 from neulig_ray.seeds import stable_generator
+from neulig_ray.tasks._crops import crop_boxes
 from neulig_ray.tasks._pictures import Labels, Pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 MOST_DAMAGED = 0.01
-# open_clip's training transform: a random crop of this share of the area and this aspect ratio, resized.
-CROP_AREA, CROP_RATIO = (0.9, 1.0), (3 / 4, 4 / 3)
 
 
 @dataclass(frozen=True)
@@ -116,23 +114,6 @@ def fitted(image: "Image", size: int) -> "Image":
 def _cropped(image: "Image", crops: Crops, view: int, row: int) -> "Image":
     from PIL.Image import Resampling
 
-    box = crop_box(stable_generator(crops.task, "view", view, row), image.width, image.height)
-    return image.crop(box).resize((crops.size, crops.size), Resampling.BICUBIC)
-
-
-def crop_box(rng: np.random.Generator, width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a random resized crop: area and aspect ratio (log-uniform) in their ranges.
-
-    Ten tries; then the largest box in the middle whose aspect ratio is within the range.
-    """
-    for _ in range(10):
-        area = width * height * rng.uniform(*CROP_AREA)
-        ratio = math.exp(rng.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
-            return left, top, left + w, top + h
-    w = min(width, round(height * CROP_RATIO[1]))
-    h = min(height, round(width / CROP_RATIO[0]))
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h
+    rng = stable_generator(crops.task, "view", view, row)
+    left, top, right, bottom = map(int, crop_boxes(rng, 1, image.width, image.height)[0])
+    return image.crop((left, top, right, bottom)).resize((crops.size, crops.size), Resampling.BICUBIC)

@@ -1,9 +1,10 @@
 """Tasks through Hugging Face `datasets`: by repository and columns, or from a copy of it placed by hand."""
 
+import contextlib
 import io
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,10 @@ class HubReader:
     label: str = "label"
     config: str | None = None
     revision: str | None = None
+    parquet: str = ""
+    """Where its repository keeps a split, {} standing for its name: only such files are fetched; "": all."""
+    num_images: Mapping[str, int] = field(default_factory=dict)
+    """Images of each of our splits, which a download must have."""
 
     def __call__(self, root: Path, download: bool) -> dict[str, Pictures]:
         # Whether to download is the library's to know: what it has in its cache it does not fetch again.
@@ -44,6 +49,7 @@ class HubReader:
     def tables(self, root: Path) -> Mapping[str, Any]:
         """The library's data set for each split that is asked for, with its two columns checked."""
         tables = self._load(root)
+        self._check_complete(root, tables)
         for theirs in self.splits.values():
             if theirs not in tables:
                 raise unknown("split", theirs, tables, f"Task {self.task!r} reads it of {self.dataset!r}.")
@@ -66,23 +72,55 @@ class HubReader:
                 f"task {self.task!r} is read by the package datasets, which is not installed: "
                 "pip install 'neulig-ray[hf]'"
             ) from error
-        placed = root / self.task
-        source, keywords = (
-            (str(placed), {})
-            if placed.is_dir()
-            else (self.dataset, {"name": self.config, "revision": self.revision})
-        )
+        placed, cache = root / self.task, root / "huggingface"
+        source = str(placed) if placed.is_dir() else self.dataset
         try:
-            with _quiet(datasets):
-                return datasets.load_dataset(source, cache_dir=str(root / "huggingface"), **keywords)
+            with _quiet():
+                if placed.is_dir() or self.parquet:
+                    folder = str(placed) if placed.is_dir() else self._download(cache)
+                    return datasets.load_dataset(folder, cache_dir=str(cache))
+                return datasets.load_dataset(
+                    self.dataset, name=self.config, revision=self.revision, cache_dir=str(cache)
+                )
         except Exception as error:
             away = " (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set)" if paths.offline() else ""
+            pinned = f", revision {self.revision}" if self.revision else ""
+            files = ", ".join((self.parquet or "{}-*.parquet").format(s) for s in self.splits.values())
             raise InputError(
                 f"task {self.task!r}: the data set {source!r} cannot be had{away}: "
-                f"{type(error).__name__}: {error}. By hand: place a copy of the repository {self.dataset!r} "
-                f"(its parquet files, named <split>-*.parquet) in {placed} (another root: NEULIG_DATA); if "
-                "it is there, it is damaged or incomplete. HF_ENDPOINT names another hub"
+                f"{type(error).__name__}: {str(error).rstrip('.')}. By hand: place the parquet files of its "
+                f"repository {self.dataset!r}{pinned} ({files}) in {placed} (another root: NEULIG_DATA); if "
+                "they are there, they are damaged or incomplete. HF_ENDPOINT names another hub"
             ) from error
+
+    def _download(self, cache: Path) -> str:
+        """A folder with the parquet files of the splits that are read.
+
+        The repositories of FusionBench's author hold seven corrupted copies of each test image as splits of
+        their own, which the library's own loading would fetch too.
+        """
+        from huggingface_hub import snapshot_download
+
+        return snapshot_download(
+            self.dataset,
+            repo_type="dataset",
+            revision=self.revision,
+            allow_patterns=[self.parquet.format(theirs) for theirs in self.splits.values()],
+            cache_dir=cache / "hub",
+        )
+
+    def _check_complete(self, root: Path, tables: Mapping[str, Any]) -> None:
+        """Raises InputError for a download that stopped half-way, which is read without complaint offline."""
+        if (root / self.task).is_dir():
+            return
+        for ours, wanted in self.num_images.items():
+            theirs = self.splits[ours]
+            if theirs in tables and len(tables[theirs]) != wanted:
+                raise InputError(
+                    f"task {self.task!r}: of {self.dataset!r}, split {theirs!r} has {len(tables[theirs])} "
+                    f"images instead of {wanted}: its download is incomplete. Fetch it again, with a "
+                    f"network (HF_HUB_OFFLINE unset); if that does not help, remove {root}/huggingface first"
+                )
 
     def class_names(self, table: Any) -> tuple[str, ...] | None:
         """What a split's label column calls its labels: a class label's names, or the texts that occur."""
@@ -123,25 +161,33 @@ def _labels(table: Any, column: str, names: tuple[str, ...] | None) -> Labels:
     return np.array([place[str(cell)] for cell in cells], np.int64)
 
 
-class _quiet:
-    """Without the library's progress bars, which would be one for each split and each file."""
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' progress bars, which would be one for each split and each file."""
+    import datasets
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
-    def __init__(self, datasets: Any) -> None:
-        self._datasets = datasets
-
-    def __enter__(self) -> None:
-        self._were_on = self._datasets.is_progress_bar_enabled()
-        self._datasets.disable_progress_bars()
-
-    def __exit__(self, *_: object) -> None:
-        if self._were_on:
-            self._datasets.enable_progress_bars()
+    were_on = datasets.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if were_on[0]:
+            datasets.enable_progress_bars()
+        if were_on[1]:
+            enable_progress_bars()
 
 
 def hub_task(
     name: str,
     dataset: str,
     *,
+    revision: str,
     templates: tuple[str, ...],
     source: str,
     image: str = "image",
@@ -150,12 +196,14 @@ def hub_task(
     class_names: Names | tuple[str, ...] | None = None,
     native: tuple[int, int] | None = None,
     num_images: Mapping[str, int],
+    download_mb: int | None = None,
     paper: bool = False,
     version: int = 1,
 ) -> Task:
     """Declare the task `name` as a data set of the hub; `splits`: ours -> its own (default train and test).
 
-    `class_names`: those of names/<name>.txt if not given. The rest as in `Files`.
+    `revision`: the commit that is read, of which data/<split>-*.parquet are fetched. `class_names`: those of
+    names/<name>.txt if not given. The rest as in `Files`.
     """
     reader = HubReader(
         task=name,
@@ -163,7 +211,17 @@ def hub_task(
         splits=splits or {"train": "train", "test": "test"},
         image=image,
         label=label,
+        revision=revision,
+        parquet="data/{}-*.parquet",
+        num_images=num_images,
     )
-    files = Files(read=reader, names=names_of(name, class_names), native=native, num_images=num_images)
+    files = Files(
+        read=reader,
+        names=names_of(name, class_names),
+        native=native,
+        num_images=num_images,
+        download_mb=download_mb,
+        identity=lambda: {"revision": revision},
+    )
     made = file_task(name, files, templates=templates, source=source, paper=paper, version=version)
     return register(made, sys._getframe(1).f_globals["__name__"])

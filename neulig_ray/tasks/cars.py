@@ -5,6 +5,7 @@ from neulig_ray.tasks._hub import hub_task
 cars = hub_task(
     "cars",
     "tanganke/stanford_cars",
+    revision="9abf6cf7d6dfa7b95152a0d6e791ea9435b47a40",
     templates=(
         "a photo of a {}.",
         "a photo of the {}.",
@@ -17,4 +18,5 @@ cars = hub_task(
     ),
     source="hub tanganke/stanford_cars",
     num_images={"train": 8144, "test": 8041},
+    download_mb=1980,
 )

@@ -1,4 +1,7 @@
-"""German road signs, 43 classes, 15 to 250 pixels large."""
+"""German road signs, 43 classes, 15 to 250 pixels large.
+
+Their names are CLIP's, with its slips of the pen ("horizonal", "bicyle"): published heads are made of them.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -54,11 +54,7 @@ fashion_mnist = torchvision_task(
     "fashion-mnist",
     "FashionMNIST",
     TRAIN_FLAG,
-    templates=tuple(
-        f"a {kind} of {article} {{}}."
-        for article in ("a", "the")
-        for kind in ("photo", "blurry photo", "black and white photo", "thumbnail")
-    ),
+    templates=("a photo of a {}.", "a photo of the {}."),
     source="torchvision FashionMNIST",
     place=_place("FashionMNIST"),
     native=(28, 28),

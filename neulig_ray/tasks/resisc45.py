@@ -8,6 +8,7 @@ from neulig_ray.tasks._hub import hub_task
 resisc45 = hub_task(
     "resisc45",
     "tanganke/resisc45",
+    revision="5c484982a196dcb501b8e79c6cf4680dc6f2ccdf",
     templates=tuple(
         f"{view} of {article}{{}}."
         for article in ("", "a ", "the ")
@@ -23,5 +24,6 @@ resisc45 = hub_task(
     source="hub tanganke/resisc45",
     native=(256, 256),
     num_images={"train": 18900, "test": 6300},
+    download_mb=360,
     paper=True,
 )

@@ -8,7 +8,9 @@ from neulig_ray.tasks._hub import hub_task
 sun397 = hub_task(
     "sun397",
     "tanganke/sun397",
+    revision="9c4afd6174afa3974f209a0ef099dbbe244dfd27",
     templates=("a photo of a {}.", "a photo of the {}."),
     source="hub tanganke/sun397",
     num_images={"train": 19850, "test": 19850},
+    download_mb=14500,
 )

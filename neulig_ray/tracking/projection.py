@@ -13,7 +13,7 @@ from typing import Final
 import pandas as pd
 
 from neulig_ray.errors import StageError
-from neulig_ray.report.schema import OK, frame
+from neulig_ray.report.schema import OK, SKIPPED, frame
 from neulig_ray.report.summary import Line, lines, origin_group, tables, variants
 from neulig_ray.report.variants import FIELDS
 from neulig_ray.tracking.files import cell_files, combinations, note, summary
@@ -164,7 +164,7 @@ def _variant(parent: str, shared: Mapping[str, str], x: Line, rows: pd.DataFrame
         metrics=line_metrics(x),
         tables={"combinations.json": combinations(rows)},
         seconds=float(rows["seconds"].sum()),
-        succeeded=x.combinations > 0,
+        succeeded=any(status == OK or status.startswith(SKIPPED) for status in rows["status"]),
     )
 
 

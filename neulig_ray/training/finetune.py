@@ -13,9 +13,10 @@ from torch.nn.functional import cross_entropy, normalize
 
 from neulig_ray.errors import InputError, TrainingDiverged
 from neulig_ray.models.archs import Arch, FinetuneRecipe
-from neulig_ray.models.clip import embed, preprocess
+from neulig_ray.models.clip import embed, image_size, preprocess
 from neulig_ray.models.heads import accuracy
 from neulig_ray.tasks import Split
+from neulig_ray.training.augmentation import augmented, draw
 from neulig_ray.training.execution import Execution, ahead
 from neulig_ray.training.optimisation import adamw, scheduled, take_step, to_cpu
 
@@ -88,7 +89,7 @@ def finetune(
         start = time.perf_counter()
         generator = np.random.default_rng((seed, epoch))
         order = generator.permutation(len(train))
-        shifts = generator.integers(-recipe.shift, recipe.shift + 1, size=(len(train), 2))
+        moves = draw(recipe, generator, train.images.shape)
         shares = [
             order[at : at + batch_size][rank::world_size]
             for at in range(0, per_epoch * batch_size, batch_size)
@@ -98,7 +99,7 @@ def finetune(
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(generator.integers(2**63)))  # for archs that drop units or patches
             # The next batch is read and copied while this one is computed.
-            for step, batch in enumerate(ahead(partial(_read, train, shifts), shares)):
+            for step, batch in enumerate(ahead(partial(_read, train, moves), shares)):
                 rate = scheduled(epoch * per_epoch + step, steps, recipe.learning_rate, recipe.warmup)
                 summed = partial(_summed_loss, execution, parallel, head, arch, batch)
                 # Workers' gradients are averaged: the sum over all images, divided by the global batch.
@@ -135,12 +136,12 @@ def finetune(
 class _Batch(NamedTuple):
     images: Tensor  # uint8 (B, H, W, 3)
     labels: Tensor  # int64 (B,)
-    shifts: Tensor  # int64 (B, 2)
+    moves: Tensor  # int64 (B, k), the augmentation's
 
 
-def _read(train: Split, shifts: np.ndarray, rows: np.ndarray) -> _Batch:
+def _read(train: Split, moves: np.ndarray, rows: np.ndarray) -> _Batch:
     images = np.ascontiguousarray(train.images[rows])
-    return _Batch(*map(torch.from_numpy, (images, train.labels[rows], shifts[rows])))
+    return _Batch(*map(torch.from_numpy, (images, train.labels[rows], moves[rows])))
 
 
 def _summed_loss(
@@ -148,17 +149,8 @@ def _summed_loss(
 ) -> Tensor:
     """The cross-entropy of some rows of a batch, summed; images become pixels on the device."""
     device = execution.device
-    images = shifted(batch.images[rows].to(device), batch.shifts[rows])
+    images = batch.images[rows].to(device)
+    images = augmented(execution.recipe, images, batch.moves[rows], image_size(arch))
     z = execution.forward(module, preprocess(images, arch, device))
     logits = normalize(z.float(), dim=-1) @ head.T
     return cross_entropy(logits, batch.labels[rows].to(device), reduction="sum")
-
-
-def shifted(images: Tensor, shifts: Tensor) -> Tensor:
-    """Images (B, H, W, 3) moved by (dy, dx) pixels each, int (B, 2); the border pixels are repeated."""
-    height, width = images.shape[1:3]
-    moves = shifts.to(images.device)
-    rows = (torch.arange(height, device=images.device) - moves[:, :1]).clamp(0, height - 1)
-    columns = (torch.arange(width, device=images.device) - moves[:, 1:]).clamp(0, width - 1)
-    batch = torch.arange(len(images), device=images.device)[:, None, None]
-    return images[batch, rows[:, :, None], columns[:, None, :]]

@@ -59,9 +59,9 @@ def breadcrumbs(
 ) -> torch.Tensor:
     """theta_0 + scaling * sum of the task vectors, without each tensor's smallest and largest entries.
 
-    Section 3 of the paper, which drops up to 90 % of the smallest and about 1 % of the largest; in small
-    tensors, where the fraction of outliers is less than one entry, none is an outlier. Equal magnitudes at an
-    end are all kept.
+    The largest `outliers` of a tensor go, then the smallest, until `density` is left. In small tensors, where
+    the fraction of outliers is less than one entry, none is an outlier; mergekit drops all of such a tensor's
+    task vector. Equal magnitudes at an end are all kept.
     """
     deltas = torch.sub(tensors, base)
     outliers = drop(deltas.clone(), survey.high.of(name))

@@ -22,8 +22,9 @@ def consensus(
 ) -> torch.Tensor:
     """theta_0 + scaling * tau_MTL, of which only entries stay that at least `agreement` tasks use.
 
-    Section 4.3 of the paper: with 2, what no task uses ("catastrophic") and what one task alone uses
-    ("selfish") is removed. Agreement 0 is task arithmetic, or TIES; more than there are experts the origin.
+    With 2, what no task uses ("catastrophic" weights) and what one task alone uses ("selfish" ones) is
+    removed. Agreement 0 is task arithmetic, or TIES; more than there are experts the origin. The authors take
+    the mask lambda of each task that `tall-mask` chose on val: give those as one number for each expert.
     """
     deltas = torch.sub(tensors, base)
     vector = multitask_vector(deltas, tensors, base, name, survey)

@@ -7,7 +7,15 @@ import torch
 
 from neulig_ray.merging import TENTHS, About, Density, Scaling, Seed, streamed, tuned
 from neulig_ray.merging.dropping import Dropping, Rescale, Strategy, plan_dropping
-from neulig_ray.merging.elections import balance, elect, majority, merge_agreeing
+from neulig_ray.merging.elections import (
+    Aggregate,
+    SignTies,
+    balance,
+    elect,
+    majority,
+    merge_agreeing,
+    tie_without_vote,
+)
 from neulig_ray.merging.models import Models
 from neulig_ray.merging.trimming import Cutoffs, cutoffs_from, drop, nothing_dropped, rank_below
 
@@ -41,6 +49,7 @@ def _survey(
     trim: Annotated[
         float, About("fraction of the rest's whole vector that TIES keeps", above=0, at_most=1)
     ] = 0.2,
+    sign_ties: Annotated[SignTies, About("of TIES: sign of entries whose sum is zero")] = "majority",
 ) -> Plan:
     dropping = plan_dropping(models, density, strategy, rescale, seed)
     untrimmed = Plan(dropping, nothing_dropped(models.n))
@@ -54,6 +63,8 @@ def _survey(
 
         thresholds = models.order_statistics(magnitudes, torch.full((models.n, 1), rank))[:, 0]
         plan = Plan(dropping, Cutoffs(cutoffs_from(thresholds, "inclusive")))
+    if (tie := tie_without_vote(sign_ties, models.n)) is not None:
+        return replace(plan, tie=tie)
 
     def count(tensors: torch.Tensor, **known: Any) -> int:
         return balance(plan.deltas(tensors, known["base"], known["name"], known["start"]))
@@ -72,14 +83,16 @@ def dare(
     survey: Plan,
     then: Then = "task-arithmetic",
     scaling: Scaling = tuned(0.3, TENTHS),
+    aggregate: Annotated[Aggregate, About("of TIES: what is taken of the experts that agree")] = "mean",
 ) -> torch.Tensor:
     """Task vectors of which a random fraction is kept, divided by that fraction, merged by another method.
 
-    Section 3 of the paper. It drops 90 % of language models' task vectors; the defaults are those for CLIP
-    in FusionBench. "magnitude" is the authors' comparison, with the same factor; "l1" is mergekit's factor.
-    The mask of an expert is drawn for its place among the experts, its tensor's name and the seed.
+    The paper drops 90 % and more of language models' task vectors; the defaults are those for CLIP in
+    FusionBench, which has scaling 0.5 and aggregate "sum" for TIES. "magnitude" is the authors' comparison,
+    with the same factor; "l1" is mergekit's factor, and trim 1, aggregate "sum", sign_ties "positive" its
+    dare_ties. The mask of an expert is drawn for its place among the experts, its tensor's name and the seed.
     """
     deltas = survey.deltas(tensors, base, name, start)
     if then == "task-arithmetic":
         return torch.add(base, deltas.sum(0), alpha=scaling)
-    return torch.add(base, merge_agreeing(deltas, elect(deltas, survey.tie), "mean"), alpha=scaling)
+    return torch.add(base, merge_agreeing(deltas, elect(deltas, survey.tie), aggregate), alpha=scaling)

@@ -44,7 +44,7 @@ def _survey(models: Models) -> Rescalers:
 def emr(tensors: torch.Tensor, *, base: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """theta_0 + r_t m_t * tau for task t: tau has the elected signs and the largest magnitudes that agree.
 
-    Section 3.2 of the paper. m_t is where task t's own vector has the elected sign; r_t makes the masked
+    m_t is where task t's own vector has the elected sign; r_t makes the masked
     vector as large as the task's own: the ratio of sums, over tensors, of mean magnitudes. Nothing is tuned.
     """
     signs, largest, present = unify(tensors, base)

@@ -11,7 +11,7 @@ def _uniform(n: int) -> torch.Tensor:
 
 @streamed("fuse", paper="arXiv 2204.03044", elementwise=True, coefficients=_uniform)
 def fuse(tensors: torch.Tensor) -> torch.Tensor:
-    """The mean of the experts' bodies, from which a new task is fine-tuned (section 3 of the paper).
+    """The mean of the experts' bodies, from which a new task is fine-tuned.
 
     The numbers are those of `average`; the use is another: heads are dropped, and the fused model becomes an
     origin that stands in for the pre-trained one.

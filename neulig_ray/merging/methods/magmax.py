@@ -9,7 +9,7 @@ from neulig_ray.merging import TENTHS, Scaling, streamed, tuned
 def magmax(
     tensors: torch.Tensor, *, base: torch.Tensor, scaling: Scaling = tuned(0.5, TENTHS)
 ) -> torch.Tensor:
-    """theta_0 + scaling * at each entry the task vector of largest magnitude (section 4 of the paper).
+    """theta_0 + scaling * at each entry the task vector of largest magnitude.
 
     Of equal magnitudes the later expert wins, so that the order can matter. The paper fine-tunes the experts
     one after the other.

@@ -77,7 +77,7 @@ def pcb(
 ) -> torch.Tensor:
     """Task vectors averaged with weights from the competition within each task and between tasks.
 
-    Section 3 of the paper, in the variant of the authors' `pcb_ES.py`: magnitudes are clamped to their 1 %
+    The variant of the authors' `pcb_ES.py`: magnitudes are clamped to their 1 %
     and 99 % quantiles and scaled to [0, 1]; intra_t = exp(n a_t^2), inter_t = sum_s tanh(a_t a_s) with signs;
     of their product each task keeps the fraction `density` of largest entries, scaled to [0, 1], as weights.
     The scaling is theirs before their evolutionary search, whose bounds are the grid's ends.

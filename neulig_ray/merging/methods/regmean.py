@@ -7,7 +7,8 @@ from torch import nn
 
 from neulig_ray.errors import InputError
 from neulig_ray.merging import Tensors, measured
-from neulig_ray.merging.grams import TRANSPOSED, gram_key, measure_grams
+from neulig_ray.merging.grams import TRANSPOSED, belongs, gram_key, measure_grams
+from neulig_ray.merging.models import Models
 from neulig_ray.merging.regression import BATCH, Examples, OffDiagonal, regress
 from neulig_ray.merging.workbench import Images, batches
 
@@ -19,7 +20,24 @@ def measure(
     return measure_grams(tower, batches(images, BATCH, count=examples, seed=seed))
 
 
-@measured("regmean", paper="arXiv 2212.09849 (ICLR 2023)", measure=measure)
+def _check(models: Models) -> None:
+    for label, source in zip(models.labels, models.statistics, strict=True):
+        keys = {name: gram_key(source.specs, name) for name in models.names}
+        if not any(keys.values()):
+            raise InputError(
+                f"regmean: the statistics of {label!r} have no Gram matrix of its tensors, but "
+                f"{', '.join([*source.specs][:3])}: they are of another method or architecture"
+            )
+        for name, key in keys.items():
+            shape = models.specs[name].shape
+            if key is not None and not belongs(gram := source.specs[key].shape, key, shape):
+                raise InputError(
+                    f"regmean: the statistics of {label!r} have {key!r} as {gram}, no Gram matrix of what "
+                    f"{name!r}, {shape}, is given: they are of another method or architecture"
+                )
+
+
+@measured("regmean", paper="arXiv 2212.09849 (ICLR 2023)", measure=measure, precondition=_check)
 def regmean(
     tensors: Tensors,
     *,
@@ -35,13 +53,10 @@ def regmean(
     output projection, `proj`, patch embeddings, and convolutions on unfolded patches. Other implementations
     average all but the nn.Linear modules that are called. Biases, gains and embeddings are averaged.
 
-    0.9 is the authors' factor (their configurations); FusionBench takes 0.95. Rows are counted, so that all
-    tasks weigh the same.
+    0.9 is the factor in the configurations of the authors' experiments; FusionBench takes 0.95. Rows are
+    counted, so that all tasks weigh the same.
     """
-    keys = {gram_key(known, name) for known in statistics}
-    if len(keys) > 1:
-        raise InputError(f"regmean: only some experts' statistics have {name!r}: measure all of them anew")
-    key = keys.pop()
+    key = gram_key(statistics[0], name)
     if key is None:
         return torch.stack(list(tensors)).mean(0)
     grams = (known[key] for known in statistics)

@@ -9,7 +9,12 @@ from neulig_ray.merging.sources import State
 from neulig_ray.merging.workbench import Workbench
 
 
-@trained("soup-greedy", paper="arXiv 2203.05482 (ICML 2022)", needs=("val images", "val labels"))
+@trained(
+    "soup-greedy",
+    paper="arXiv 2203.05482 (ICML 2022)",
+    needs=("val images", "val labels"),
+    symmetric=False,  # experts of equal accuracy are tried in the order in which they are given
+)
 def soup_greedy(bench: Workbench) -> dict[str, torch.Tensor]:
     """The average of the experts that improve it, tried from the best to the worst.
 

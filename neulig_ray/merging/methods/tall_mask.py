@@ -26,7 +26,7 @@ def tall_mask(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """theta_0 + m_t * tau_MTL for task t, with m_t where |tau_t| > lambda |tau_MTL - tau_t|.
 
-    Section 4.1 of the paper: tau_MTL is the sum of the task vectors, not scaled. The authors choose lambda on
+    tau_MTL is the sum of the task vectors, not scaled. The authors choose lambda on
     val for each task by itself: give one number for each expert. Entries that nobody moved are in no mask;
     tact-merge has them in all (strict false).
     """

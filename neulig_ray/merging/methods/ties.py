@@ -44,10 +44,10 @@ def ties(
 ) -> torch.Tensor:
     """Task vectors trimmed to their largest entries, each entry merged over the experts of one sign.
 
-    The paper's section 4.2 as in the authors' code: the fraction `density` of each expert's whole vector is
+    As in the authors' code: the fraction `density` of each expert's whole vector is
     kept, with everything that equals its threshold; the sign is that of the sum, and where it is zero that of
-    most entries of the model; zeros never count in the mean; scaling 1, or on val between 0.8 and 3 (their
-    grid, in steps of 0.2).
+    most entries of the model; zeros never count in the mean; scaling 1, or chosen on val between 0.8 and 3,
+    here in steps of 0.2.
 
     With weights, each trimmed vector is multiplied by its own before the election, and the mean divides by
     the weights of the experts that agree. Others differ: the CLIP scripts of AdaMerging take aggregate "sum"

@@ -4,14 +4,14 @@ import torch
 
 from neulig_ray.merging import streamed
 from neulig_ray.merging.models import Models
-from neulig_ray.merging.weights import Normalize, Weights, resolve_weights
+from neulig_ray.merging.weights import GivenWeights, Normalize, resolve_weights
 
 
-def _check(models: Models, *, weights: Weights, normalize: bool) -> None:
+def _check(models: Models, *, weights: GivenWeights, normalize: bool) -> None:
     resolve_weights("weighted-average", weights, models.n, normalize)
 
 
-def _lambdas(n: int, *, weights: Weights, normalize: bool) -> torch.Tensor | None:
+def _lambdas(n: int, *, weights: GivenWeights, normalize: bool) -> torch.Tensor | None:
     found = resolve_weights("weighted-average", weights, n, normalize).float()
     # Weights of another sum scale the origin too: that is no combination of task vectors.
     return found if abs(float(found.sum()) - 1) < 1e-5 else None
@@ -19,13 +19,15 @@ def _lambdas(n: int, *, weights: Weights, normalize: bool) -> torch.Tensor | Non
 
 @streamed(
     "weighted-average",
-    paper="arXiv 2203.05482 (soups), arXiv 2111.09832 (section 2)",
+    paper="arXiv 2203.05482 (soups), arXiv 2111.09832",
     elementwise=True,
     symmetric=False,
     coefficients=_lambdas,
     precondition=_check,
 )
-def weighted_average(tensors: torch.Tensor, *, weights: Weights, normalize: Normalize = True) -> torch.Tensor:
+def weighted_average(
+    tensors: torch.Tensor, *, weights: GivenWeights, normalize: Normalize = True
+) -> torch.Tensor:
     """The experts' parameters, each times its weight, w_1 theta_1 + ... + w_n theta_n.
 
     The weights are divided by their sum. With normalize false they are taken as they are, as in mergekit;

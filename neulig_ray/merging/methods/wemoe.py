@@ -43,7 +43,13 @@ def refuses(tower: nn.Module) -> str | None:
     return None
 
 
-@routed("wemoe", paper="arXiv 2402.00433 (ICML 2024)", needs=("base", "unlabelled images"), refuses=refuses)
+@routed(
+    "wemoe",
+    paper="arXiv 2402.00433 (ICML 2024)",
+    needs=("base", "unlabelled images"),
+    refuses=refuses,
+    symmetric=False,  # a router starts from random numbers for each place among the experts
+)
 def wemoe(
     bench: Workbench,
     *,

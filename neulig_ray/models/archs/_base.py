@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from neulig_ray.registry import Registry
@@ -18,13 +18,23 @@ class FinetuneRecipe:
     weight_decay: float = 0.1
     warmup: float = 0.05  # below 1: a fraction of all steps; from 1 on: steps
     gradient_clip: float = 1.0
-    shift: int = 2  # augmentation: random translation by up to this many pixels
+    augment: Literal["shift", "crop", "none"] = "shift"  # crop: open_clip's training transform
+    shift: int = 2  # augment `shift`: random translation by up to this many pixels
     micro_batch: int = 0  # images of one forward pass of a worker, gradients added up; 0: its whole share
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on GPUs
     batchnorm: Literal["train", "frozen", "synchronised"] = "train"  # whose statistics; the last: on GPUs
     channels_last: bool = False
     gradient_checkpointing: bool = False  # activations of transformer blocks computed again going back
     compile: bool = False  # torch.compile
+
+    def identity(self) -> dict[str, Any]:
+        """What an expert is told apart by, as far as its recipe goes: every field that has an effect.
+
+        `augment` is named where it is no shift: fingerprints from before there were others stay valid.
+        """
+        fields = asdict(self)
+        del fields["augment" if self.augment == "shift" else "shift"]
+        return fields
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,9 @@ from typing import Any
 
 from neulig_ray.models.archs._base import FinetuneRecipe
 
-# AdamW 1e-5, weight decay 0.1, cosine after 500 steps, batches of 128 (Ilharco et al., arXiv 2212.04089).
-CLIP_FINETUNE = FinetuneRecipe(epochs=10, batch_size=128, learning_rate=1e-5, warmup=500)
+# AdamW 1e-5, weight decay 0.1, cosine after 500 steps, batches of 128, open_clip's training transform
+# (Ilharco et al., arXiv 2212.04089).
+CLIP_FINETUNE = FinetuneRecipe(epochs=10, batch_size=128, learning_rate=1e-5, warmup=500, augment="crop")
 
 # Of the first seven as in the NeuLig paper's code, of the others as in TALL-masks (arXiv 2405.07813); both
 # follow arXiv 2212.04089 where that has the task.

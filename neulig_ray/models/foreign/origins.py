@@ -1,5 +1,6 @@
 """Origins from everywhere: our files, checkpoints, folders, hub repositories and open_clip's tags."""
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,10 @@ def check_origin(arch: Arch, source: OriginSource) -> None:
     if source.kind == "path" and not Path(source.place).expanduser().exists():
         raise InputError(f"origin {source.place!r}: there is no such file or folder")
     if source.kind == "tag" and not tags.known(source.place):
+        near = difflib.get_close_matches(source.place, ["seed-0", "seed-1", *tags.every()], n=2)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise InputError(
-            f"unknown origin {source.place!r} of {arch.name}. Use seed-K (K = 0, 1, ...: our own "
+            f"unknown origin {source.place!r} of {arch.name}.{hint} Use seed-K (K = 0, 1, ...: our own "
             "pre-training; seed-0 and seed-1 of the tiny archs are shipped), an open_clip tag (openai), "
             f"a path (a .safetensors or .pt file, a folder of open_clip or transformers) or {HUB}OWNER/NAME"
         )

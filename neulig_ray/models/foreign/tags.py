@@ -13,6 +13,11 @@ from neulig_ray.models.foreign import hub
 from neulig_ray.models.foreign.preprocessing import check_preprocessing
 
 
+def every() -> list[str]:
+    """All tags, in alphabetical order."""
+    return sorted({tag for _, tag in pretrained.list_pretrained()})
+
+
 def known(tag: str) -> bool:
     """Whether open_clip has a pretrained model of that tag."""
     return bool(pretrained.list_pretrained_models_by_tag(tag))

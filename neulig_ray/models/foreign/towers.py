@@ -51,7 +51,10 @@ def find_tower(checkpoint: Checkpoint, arch: Arch, projection: Callable[[], Tens
         starts = sorted((name for name in tensors if name.endswith(FIRST)), key=len)
         if not starts:
             names = ", ".join(list(tensors)[:5])
-            raise InputError(f"{where} holds no visual tower of a CLIP; its tensors are called {names}, ...")
+            raise InputError(
+                f"{where} holds no visual tower of a CLIP; its tensors are called {names}, ... Name a "
+                "checkpoint of a CLIP with a ViT or ModifiedResNet, or of its image encoder"
+            )
         own = starts[0].removesuffix(FIRST)
         layout = f"open_clip ({own}*)" if own else "open_clip's tower"
         state = {name.removeprefix(own): t for name, t in tensors.items() if name.startswith(own)}

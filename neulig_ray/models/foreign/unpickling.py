@@ -256,7 +256,11 @@ def main(source: str, target: str) -> int:
     try:
         print(json.dumps(extract(Path(source), Path(target))))
     except Exception as error:  # a damaged or hostile file may raise anything
-        reason = str(error) if isinstance(error, Unreadable) else f"{type(error).__name__}: {error}"
+        reason = (
+            str(error)
+            if isinstance(error, Unreadable)
+            else f"it is damaged, or no file of torch.save or pickle ({type(error).__name__}: {error})"
+        )
         print(json.dumps({"error": reason}))
         return 1
     return 0
