@@ -16,6 +16,10 @@ class StageError(RuntimeError):
     """Something failed on the way; what was finished before is kept: exit status 1."""
 
 
+class NotFinite(StageError):
+    """A method gives NaN or infinite numbers with these options: others may be tried."""
+
+
 class TrainingDiverged(RuntimeError):
     """A loss became NaN or infinite; the message names the training and the step."""
 

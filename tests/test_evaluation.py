@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from small_models import (
     ARCH,
@@ -32,6 +32,7 @@ from neulig_ray.evaluation.baselines import (
 )
 from neulig_ray.evaluation.bench import Bench, choose
 from neulig_ray.evaluation.granularity import Betas, serve
+from neulig_ray.evaluation.images import mixed_batches
 from neulig_ray.evaluation.ligands import evaluate_hard_routing, evaluate_ligand, task_accuracies
 from neulig_ray.evaluation.merges import evaluate_merge
 from neulig_ray.evaluation.rows import COLUMNS
@@ -41,6 +42,7 @@ from neulig_ray.ligand.portland import Portland
 from neulig_ray.merging import METHODS
 from neulig_ray.merging._base import Method, Tensors
 from neulig_ray.merging.parameters import ExpertStack
+from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import preprocess
 from neulig_ray.seeds import stable_generator
 
@@ -481,3 +483,19 @@ def test_a_tower_is_neither_changed_nor_left_in_training() -> None:
         ingredients=Ingredients(unlabelled=IMAGES),
     )
     torch.testing.assert_close(tower.state_dict(), before, rtol=0, atol=0)
+
+
+@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=3), batch_size=st.integers(1, 12))
+def test_mixed_batches_are_those_of_all_pixels_at_once(sizes: list[int], batch_size: int) -> None:
+    arch, count = ARCHS["tiny-rn"], sum(sizes)
+    assume(count > 0)
+    images = {
+        str(task): np.random.default_rng(task).integers(0, 256, (size, 8 + task, 8, 3), dtype=np.uint8)
+        for task, size in enumerate(sizes)
+    }
+    pixels = torch.cat([preprocess(part, arch) for part in images.values() if len(part)])
+    order = torch.from_numpy(stable_generator("unlabelled", 3).permutation(count))
+    expected = [pixels[rows] for rows in order.tensor_split(-(-count // batch_size))]
+    found = list(mixed_batches(images, arch, batch_size, 3))
+    assert len(found) == len(expected)
+    assert all(map(torch.equal, found, expected))

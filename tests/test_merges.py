@@ -9,6 +9,7 @@ import torch
 from small_models import ARCH, KEYS, SIZES, SmallTower, make_data, make_images, make_states, make_tower
 from torch import nn
 
+from neulig_ray.errors import NotFinite
 from neulig_ray.evaluation.images import TaskImages
 from neulig_ray.evaluation.merged import embed_with
 from neulig_ray.evaluation.merges import Tuning, evaluate_merge
@@ -76,6 +77,19 @@ def test_the_scaling_is_the_one_that_val_likes_best_and_test_has_no_say() -> Non
     expected = accuracies(made[best], TEST, IMAGES)
     assert {row["task"]: row["merging_accuracy"] for row in rows} == pytest.approx(expected)
     assert {row["granularity"] for row in rows} == {"global"}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_scaling_that_gives_infinite_numbers_is_never_chosen_where_another_works(first: bool) -> None:
+    grid = (1e39, 0.2) if first else (0.2, 1e39)
+    tuning = Tuning({"scaling": grid}, VAL, VAL_IMAGES)
+    given = Ingredients(base=BASE, unlabelled=make_images("train"))
+    rows, selected = evaluate_merge(TOWARDS, KEYS, **COMMON, ingredients=given, tuning=tuning)
+    assert [entry["options"] for entry in selected] == [{"scaling": 0.2}] * 2
+    assert len(rows) == 6
+    alone = Tuning({"scaling": (1e39,)}, VAL, VAL_IMAGES)
+    with pytest.raises(NotFinite, match=r"towards gives NaN or infinite values in .*1e\+39"):
+        evaluate_merge(TOWARDS, KEYS, **COMMON, ingredients=given, tuning=alone)
 
 
 def test_each_rule_for_buffers_makes_its_own_choice() -> None:

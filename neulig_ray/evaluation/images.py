@@ -1,6 +1,6 @@
 """Images of a task as methods that look at images take them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,9 +28,22 @@ class TaskImages:
 
 
 def mixed_batches(
-    images: Mapping[str, np.ndarray], arch: Arch, batch_size: int, seed: int
-) -> list[torch.Tensor]:
-    """Pixels (about batch_size, 3, S, S) of all tasks' images in a seeded order, in batches of even size."""
-    pixels = torch.cat([preprocess(part.copy(), arch) for part in images.values()])
-    order = torch.from_numpy(stable_generator("unlabelled", seed).permutation(len(pixels)))
-    return [pixels[rows] for rows in order.tensor_split(-(-len(order) // batch_size))]
+    images: Mapping[str, np.ndarray],
+    arch: Arch,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> Iterator[torch.Tensor]:
+    """Pixels (about batch_size, 3, S, S) of all tasks' images in a seeded order, in batches of even size.
+
+    A batch's pixels are made when it is asked for: all of them, of 20 tasks, would take gigabytes.
+    """
+    starts = np.cumsum([0, *map(len, images.values())])
+    order = stable_generator("unlabelled", seed).permutation(starts[-1])
+    for rows in np.array_split(order, -(-len(order) // batch_size)):
+        places, parts = [], []
+        for part, start in zip(images.values(), starts[:-1], strict=True):
+            mine = np.flatnonzero((rows >= start) & (rows < start + len(part)))
+            places.append(mine)
+            parts.append(preprocess(part[rows[mine] - start], arch, device))
+        yield torch.cat(parts)[np.argsort(np.concatenate(places))]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from neulig_ray.errors import InputError, TrainingDiverged
+from neulig_ray.errors import InputError, NotFinite, TrainingDiverged
 from neulig_ray.evaluation.bench import Bench, choose
 from neulig_ray.evaluation.metrics import accuracy, compare
 from neulig_ray.evaluation.rows import Row, new_row
@@ -142,7 +142,12 @@ class _Study:
         reached: dict[str, list[dict[str, float]]] = {rule: [] for rule in rules}
         by_task = False
         for setting in settings:
-            made = self.serve(setting, "average")
+            try:
+                made = self.serve(setting, "average")
+            except NotFinite:  # nor is this one ever chosen where another works
+                for rule in rules:
+                    reached[rule].append(dict.fromkeys(val.tasks, -1.0))
+                continue
             by_task = made.granularity == "task"
             for rule in rules:
                 served = self._follow(made, rule)

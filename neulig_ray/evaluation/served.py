@@ -93,7 +93,8 @@ def with_new_statistics(
 
     def anew(state: Any, tasks: Sequence[str]) -> State:
         images = {task: unlabelled[task] for task in tasks}
-        return re_estimate(tower, state, mixed_batches(images, arch, batch_size, seed))
+        device = next(tower.parameters()).device
+        return re_estimate(tower, state, mixed_batches(images, arch, batch_size, seed, device))
 
     if served.granularity == "task":
         return replace(served, models={task: anew(state, [task]) for task, state in served.models.items()})

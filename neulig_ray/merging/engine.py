@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from neulig_ray.errors import InputError, StageError
+from neulig_ray.errors import InputError, NotFinite
 from neulig_ray.merging._base import Method
 from neulig_ray.merging.correspondence import check_statistics
 from neulig_ray.merging.masks import MaskedModel, masked_specs, pack_masks
@@ -76,7 +76,7 @@ class Merge:
         return self.method.masked and self.task is None
 
     def run(self, sink: Sink) -> None:
-        """Merge into `sink`. Raises InputError for NaN in an input, StageError for NaN in the result."""
+        """Merge into `sink`. Raises InputError for NaN in an input, NotFinite for NaN in the result."""
         models, method = self.models, self.method
         survey = None
         if method.survey is not None:
@@ -101,7 +101,7 @@ class Merge:
                     found = known["base"] + rescalers[self.task] * masks[self.task] * shared
                 sink.write(piece.name, found, piece.start)
             if not found.sum().isfinite() and not found.isfinite().all():
-                raise StageError(
+                raise NotFinite(
                     f"{method.name} gives NaN or infinite values in {piece.name!r} with the options "
                     f"{dict(self.options)}: use a smaller scaling"
                 )

@@ -93,6 +93,7 @@ def merge(
     if "seed" in spec.method.options:
         options = {"seed": seed, **options}
     try:
+        ingredients = bench.ingredients(spec, statistics)  # first: a method that is refused reads no model
         measured = evaluate_merge(
             spec.method,
             combination,
@@ -102,7 +103,7 @@ def merge(
             test=bench.test.data,
             images=bench.test.images,
             options=options,
-            ingredients=bench.ingredients(spec, statistics),
+            ingredients=ingredients,
             tuning=bench.tuning(spec),
             batch_size=batch_size,
             seed=seed,
