@@ -9,7 +9,7 @@ computations in one plain process of one thread, in seconds and as a ratio. `tri
 `utilisation`: 20 tasks x 3 archs of experts that sleep, three durations for each arch, through the product's
 own scheduler on simulated nodes of one CPU each, against longest-first list scheduling without any overhead.
 
-Measured 2026-11-22 on 2 x86-64 cores: see docs/reliability.md.
+Measured figures: docs/performance.md.
 """
 
 import argparse
