@@ -19,6 +19,7 @@ from neulig_ray.report.variants import GRANULARITIES, KNOWS_TASK, labels
 _SECTION_TITLES: Final = {
     "reference": "Floor and ceiling",
     "merging": "One static merged model",
+    "merging, several models": "A merged model for each task or image",
     "ensembles, uniform": "Uniform ensembles, prediction level",
     "ligand sup": "Ligand, supervised (sup)",
     "ligand semi": "Ligand, without labels (semi)",

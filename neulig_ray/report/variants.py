@@ -16,8 +16,9 @@ GRANULARITIES: Final = {
 }
 KNOWS_TASK: Final = frozenset({"task", "batch-first", "batch-mean"})
 
-REFERENCE, MERGING, ENSEMBLE = "reference", "merging", "ensembles, uniform"
-_SECTIONS: Final = (REFERENCE, MERGING, ENSEMBLE)
+REFERENCE, MERGING, SEVERAL = "reference", "merging", "merging, several models"
+ENSEMBLE = "ensembles, uniform"
+_SECTIONS: Final = (REFERENCE, MERGING, SEVERAL, ENSEMBLE)
 _METHODS: Final = (
     "zeroshot",
     "expert",
@@ -87,7 +88,9 @@ class Variant:
             return f"ligand {self.alignment}"
         if self.method in ("zeroshot", "expert"):
             return REFERENCE
-        return ENSEMBLE if self.method.startswith("ensemble-") else MERGING
+        if self.method.startswith("ensemble-"):
+            return ENSEMBLE
+        return MERGING if self.granularity in ("", "global") else SEVERAL
 
     @property
     def label(self) -> str:
@@ -122,8 +125,9 @@ class Variant:
         method = _METHODS.index(self.method) if self.method in _METHODS else len(_METHODS)
         granularities = list(GRANULARITIES)
         granularity = granularities.index(self.granularity) if self.granularity in granularities else 9
-        return (section, alignment, self.alignment, method, self.method, granularity, self.buffers,
-                self.options, self.batch_size, self.protocol, self.split)  # fmt: skip
+        default = self.options == "{}"
+        return (section, alignment, self.alignment, method, self.method, granularity, not default,
+                self.options, self.buffers, self.batch_size, self.protocol, self.split)  # fmt: skip
 
 
 def _plain(value: object) -> str:
