@@ -24,9 +24,7 @@ from neulig_ray.ligand.portland import Portland
 from neulig_ray.merging import METHODS, Method, Scaling, tuned
 from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.merging.workbench import PixelImages, Workbench
-from neulig_ray.stages import jobs, placement
-from neulig_ray.stages.artifact import Artifact
-from neulig_ray.stages.jobs import Job, Resources
+from neulig_ray.stages import placement
 from neulig_ray.stages.plan import make_plan
 
 STATES = make_states()
@@ -223,35 +221,6 @@ def test_what_looks_at_stored_embeddings_alone_takes_no_gpu(monkeypatch: pytest.
     on_cpu = {(x.common["method"], x.job.on_cpu) for x in make_plan(e).evaluations}
     stored = {"zeroshot", "expert", "ensemble-vote", "hard-routing"}
     assert on_cpu == {(name, name in stored) for name in e.methods}
-
-
-def test_jobs_ask_ray_for_their_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, float] = {}
-
-    class Ray:
-        exceptions = SimpleNamespace(RayError=RuntimeError)
-
-        def remote(self, num_cpus: float, num_gpus: float, max_retries: int) -> Any:
-            def call(job: Job, *_: Any) -> str:
-                asked[job.artifact.label] = num_gpus
-                return job.artifact.label
-
-            return lambda function: SimpleNamespace(remote=call)
-
-        def wait(self, references: list[str], num_returns: int) -> tuple[list[str], list[str]]:
-            return references[:1], references[1:]
-
-        def get(self, reference: str) -> str:
-            return ""
-
-    monkeypatch.setitem(sys.modules, "ray", Ray())
-    made = [
-        Job(Artifact.of("evaluation", label, 1, {"label": label}), lambda: ({}, {}), on_cpu=label == "b")
-        for label in "ab"
-    ]
-    stage = SimpleNamespace(finished=lambda *_, **__: None)
-    assert jobs._run(made, None, Resources(cpus=1, gpus=0.25), stage) == {}  # type: ignore[arg-type]
-    assert asked == {"a": 0.25, "b": 0.0}
 
 
 def test_a_plan_shares_a_gpu_among_evaluations_only() -> None:

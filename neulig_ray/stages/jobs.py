@@ -1,9 +1,11 @@
-"""Many small jobs as Ray tasks, each committing one artifact."""
+"""Many small jobs on Ray, each committing one artifact."""
 
+import gc
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeVar
 
 from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.cluster import Cluster
@@ -154,28 +156,71 @@ def run_stage(
 def _run(jobs: list[Job], storage: Storage, resources: Resources, stage: Stage) -> Failures:
     import ray
 
-    def remote(each: Resources) -> Any:
-        return ray.remote(num_cpus=each.cpus, num_gpus=each.gpus, max_retries=each.max_failures)(_execute)
-
-    # Two functions: each call of one that takes a GPU has a process of its own, the others' are used again.
-    whole, on_cpu = remote(resources), remote(replace(resources, gpus=0.0))
-    running = {}
-    for job in jobs:
-        execute = on_cpu if job.on_cpu else whole
-        place = _on_driver(execute, resources) if job.on_driver else execute
-        running[place.remote(job, storage, resources.threads)] = job
+    alone = ray.remote(num_cpus=resources.cpus, max_retries=resources.max_failures)(_execute)
+    keeper = ray.remote(
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus,
+        max_restarts=-1,
+        max_task_retries=resources.max_failures,
+    )(_Keeper)
+    left = deque(job for job in jobs if _keeps(job, resources))
+    waiting: dict[Any, tuple[Job | None, Any]] = {}  # what Ray is at -> its job, and the worker that keeps on
+    for worker in [keeper.remote() for _ in range(min(len(left), _KEEPERS * stage.slots))]:
+        waiting[worker.__ray_ready__.remote()] = (None, worker)
+    for job in [job for job in jobs if not _keeps(job, resources)]:
+        place = _on_driver(alone, resources) if job.on_driver else alone
+        waiting[place.remote(job, storage, resources.threads)] = (job, None)
     failures: Failures = {}
-    while running:
-        for reference in ray.wait(list(running), num_returns=1)[0]:
-            job = running.pop(reference)
-            try:
-                reason = ray.get(reference)
-            except ray.exceptions.RayError as error:
-                reason = f"{told(error)} (tried {resources.max_failures + 1} times)"
-            if reason:
-                failures[job.artifact.fingerprint] = reason
-            stage.finished(job.artifact.label, reason or "", failed=bool(reason))
+
+    def ended(job: Job, reason: str) -> None:
+        if reason:
+            failures[job.artifact.fingerprint] = reason
+        stage.finished(job.artifact.label, reason, failed=bool(reason))
+
+    reason = ""
+    while any(job for job, _ in waiting.values()) or (left and waiting):
+        [reference] = ray.wait(list(waiting), num_returns=1)[0]
+        done, worker = waiting.pop(reference)
+        try:
+            found = ray.get(reference)
+            reason = found if done is not None else ""
+        except ray.exceptions.RayError as error:
+            reason = f"{told(error)} (tried {resources.max_failures + 1} times)"
+        if done is not None:
+            ended(done, reason)
+        elif reason:
+            continue  # a worker that never came up
+        if worker is not None and left:
+            following = left.popleft()
+            waiting[worker.execute.remote(following, storage, resources.threads)] = (following, worker)
+    for job in left:
+        ended(job, f"no worker came up: {reason}")
     return failures
+
+
+_KEEPERS: Final = 2  # workers asked for, to each that the cluster has room for: it may grow
+
+
+def _keeps(job: Job, resources: Resources) -> bool:
+    """Whether a job runs on a worker that goes on to the next one.
+
+    Ray gives each task with a GPU a process of its own, which imports torch anew: seconds, for jobs that take
+    seconds. An actor keeps its process, and its GPU.
+    """
+    return bool(resources.gpus) and not (job.on_cpu or job.on_driver)
+
+
+class _Keeper:
+    """Runs jobs one after the other on the GPU that it was given."""
+
+    def execute(self, job: Job, storage: Storage, threads: int) -> str:
+        import torch
+
+        try:
+            return _execute(job, storage, threads)
+        finally:
+            gc.collect()
+            torch.cuda.empty_cache()  # else what the last job had would not look free to the next
 
 
 def _on_driver(execute: Any, resources: Resources) -> Any:
