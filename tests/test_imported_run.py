@@ -1,4 +1,4 @@
-"""A run with models from elsewhere: an imported expert and a fetched origin, on one local Ray cluster."""
+"""A run with models from elsewhere: an imported expert, and an origin from a file, on a local Ray cluster."""
 
 from pathlib import Path
 

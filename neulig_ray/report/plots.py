@@ -74,7 +74,13 @@ def gaps(frame: pd.DataFrame, theme: Theme = "file") -> Any:
     archs = sorted(frame["arch"].unique())
     ink = _ink(theme)
     figure = _figure((max(5.4, _PANEL * len(archs)), 3.4), theme)
-    names = [*GRANULARITIES, "average"]
+    every = (*GRANULARITIES, "average")
+    measured = {
+        variant.granularity if variant.method == "ligand" else variant.method
+        for variant, rows in variants(frame)
+        if rows["gap"].notna().any()
+    }
+    names = [name for name in every if name in measured] or list(every)
     for place, arch in enumerate(archs):
         axes = figure.add_subplot(1, len(archs), place + 1)
         axes.axvline(0, color=ink, alpha=0.55, linewidth=1, zorder=1)
