@@ -38,6 +38,16 @@ def test_a_child_has_the_metrics_of_its_line(results: pd.DataFrame) -> None:
     assert "ensembling/mean" not in {name for name, *_ in made["zeroshot"].metrics}
 
 
+def test_an_evaluations_time_counts_once_however_many_rows_it_has(results: pd.DataFrame) -> None:
+    averages = (results["method"] == "average").astype(bool)
+    ones = ("average " + results["collaborators"] + results["n"].astype(str)).where(averages, "other")
+    timed = results.assign(fingerprint=ones, seconds=averages.map({True: 30.0, False: 0.0}))
+    made = {run.name: run for run in projection.runs("demo", **samples.everything(timed) | {"trials": []})}
+    evaluations = len(set(ones[averages & (results["n"] == 2)]))
+    assert 0 < evaluations < sum(averages & (results["n"] == 2))
+    assert made["average"].seconds == made["tiny-rn seed-0 n=2"].seconds == 30.0 * evaluations
+
+
 def test_the_parent_shows_its_selected_ligand_at_task_and_sample(results: pd.DataFrame) -> None:
     (parent,) = [
         r for r in projection.runs("demo", **samples.everything(results)) if r.name == "tiny-rn seed-0 n=2"

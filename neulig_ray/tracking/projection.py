@@ -124,7 +124,7 @@ def _cell(
         tables={"table.json": summary(table.lines)} if table else {},
         files={**own_files, **ligands, **artifacts},
         source=str(whole.to_json(orient="split")),
-        seconds=float(rows["seconds"].sum()) + sum(trial.seconds for trial in trials),
+        seconds=_seconds(rows) + sum(trial.seconds for trial in trials),
     )
     yield from _trials(key, shared, trials)
     yield from (_variant(key, shared, x, part) for x, part in own)
@@ -163,7 +163,7 @@ def _variant(parent: str, shared: Mapping[str, str], x: Line, rows: pd.DataFrame
         tags={**shared, **settings, "stage": "evaluate", "status": "; ".join(x.failures)[:1000] or OK},
         metrics=line_metrics(x),
         tables={"combinations.json": combinations(rows)},
-        seconds=float(rows["seconds"].sum()),
+        seconds=_seconds(rows),
         succeeded=any(status == OK or status.startswith(SKIPPED) for status in rows["status"]),
     )
 
@@ -198,3 +198,8 @@ def _check_cells(results: pd.DataFrame, trials: Sequence[Trial], cells: Sequence
     met = {(str(arch), str(origin), int(n)) for arch, origin, n in combined.itertuples(index=False)}
     if strangers := (met | {_identity(trial)[:3] for trial in trials}) - known:
         raise StageError(f"rows or trials of (arch, origin, n) = {min(strangers)} belong to no cell")
+
+
+def _seconds(rows: pd.DataFrame) -> float:
+    """What the evaluations took; each of an evaluation's rows has the time of all."""
+    return float(rows.drop_duplicates("fingerprint")["seconds"].sum())
