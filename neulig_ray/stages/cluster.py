@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from neulig_ray.errors import InputError
+from neulig_ray.errors import InputError, StageError
 from neulig_ray.plugins import Plugin, load_plugins
 
 # What Ray and MLflow read from the environment, in the driver and in every worker.
@@ -41,7 +41,10 @@ class Cluster:
         self.needs: Sequence[Need] = ()
 
     def start(self) -> None:
-        """Start or join; raises InputError when no Ray answers at the address, or when it is too small.
+        """Start or join.
+
+        Raises InputError when no Ray answers at the address, or when it is too small, and StageError when
+        none starts here.
 
         What is asked in vain of a cluster would be waited for without end: `needs` are held against it at
         once, before the first job.
@@ -74,8 +77,15 @@ class Cluster:
             _connect(address, options)
         else:
             self._owned = True
-            # Not one that somebody else started here, which a plain ray.init would join.
-            ray.init(address="local", include_dashboard=False, **options)
+            try:
+                # Not one that somebody else started here, which a plain ray.init would join.
+                ray.init(address="local", include_dashboard=False, **options)
+            except Exception as error:  # a plain one, where the node does not come up within Ray's 30 s
+                ray.shutdown()
+                raise StageError(
+                    f"Ray did not start on this machine: {error}. It may be short of processors or memory; "
+                    "the same command goes on"
+                ) from error
         self.started = True
         for need in self.needs:
             self._check(need)
