@@ -131,16 +131,14 @@ def run_stage(
     resources: Resources,
     reporter: Reporter,
     failures: Failures,
-    costs: Mapping[str, float] | None = None,
+    costs: Callable[[], Mapping[str, float]] | None = None,
 ) -> None:
     """Make what is missing of `jobs` on the cluster, adding to `failures` what could not be made.
 
-    `costs`: fingerprint -> the work of a missing job, in any unit; the longest begin first. Lost workers and
-    nodes are retried by Ray, `resources.max_failures` times for each job.
+    `costs()`: fingerprint -> the work of a missing job, in any unit; the longest begin first. Lost workers
+    and nodes are retried by Ray, `resources.max_failures` times for each job.
     """
     ready = runnable(jobs, failures)
-    if costs is not None:
-        ready = sorted(ready, key=lambda job: -costs.get(job.artifact.fingerprint, 0.0))
     cached = sum(storage.exists(job.artifact) for job in ready)
     with reporter.stage(name, len(ready), cached) as stage:
         if cached == len(ready):
@@ -148,7 +146,9 @@ def run_stage(
         cluster.start()
         stage.slots = cluster.slots(cpus=resources.cpus, gpus=resources.gpus)
         if costs is not None:
-            stage.weigh((job.artifact.label, costs.get(job.artifact.fingerprint, 0.0)) for job in ready)
+            known = costs()  # asks the storage for every artifact: only where something is missing
+            ready.sort(key=lambda job: -known.get(job.artifact.fingerprint, 0.0))
+            stage.weigh((job.artifact.label, known.get(job.artifact.fingerprint, 0.0)) for job in ready)
         made = ensure(storage, ready, lambda missing: _run(missing, storage, resources, stage), stage)
         failures.update(made)
 

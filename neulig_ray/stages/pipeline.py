@@ -148,15 +148,16 @@ class Pipeline:
 
     def _evaluations(self) -> None:
         jobs = [evaluation.job for evaluation in self.plan.evaluations]
-        costs = work(self.plan, self.storage, "evaluations")
-        self._small("evaluations", jobs, self.evaluating, costs)
+        self._small(
+            "evaluations", jobs, self.evaluating, lambda: work(self.plan, self.storage, "evaluations")
+        )
 
     def _small(
         self,
         name: str,
         jobs: Sequence[Job],
         resources: Resources,
-        costs: Mapping[str, float] | None = None,
+        costs: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
         run_stage(name, jobs, self.storage, self.cluster, resources, self.reporter, self.failures, costs)
 
