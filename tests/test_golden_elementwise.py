@@ -114,10 +114,11 @@ def test_ties_of_mergekit(case: Golden) -> None:
 def ties_of_tact(tau: torch.Tensor, density: float, zeros_count: bool) -> torch.Tensor:
     """tact-merge's TIES of (n, size), one entry fewer kept than asked for, with or without its zero counting.
 
-    With it, entries that were trimmed agree with every sign and enter the mean's denominator.
+    With it, entries that were trimmed agree with every sign and enter the mean's denominator. The threshold's
+    rank is held inside the tensor, as an index of JAX is: of a single entry nothing is above it.
     """
     size = tau.shape[1]
-    threshold = tau.abs().sort(1).values[:, round((1 - density) * size)]
+    threshold = tau.abs().sort(1).values[:, min(round((1 - density) * size), size - 1)]
     trimmed = torch.where(tau.abs() > threshold[:, None], tau, 0)
     sign = trimmed.sum(0).sign()
     agree = trimmed * sign >= 0 if zeros_count else trimmed * sign > 0
@@ -133,7 +134,7 @@ def test_ties_of_tact_merge_without_its_zero_counting(case: Golden) -> None:
         tau, size = deltas(case, name), base.numel()
         theirs[name] = (base + ties_of_tact(tau, density, True).view(base.shape)).float()
         # Their threshold's rank, as the density of our strict one.
-        kept = size - 1 - round((1 - density) * size)
+        kept = size - 1 - min(round((1 - density) * size), size - 1)
         same = merge_with(
             METHODS["ties"],
             {label: {name: state[name]} for label, state in case.experts.items()},
@@ -147,6 +148,11 @@ def test_ties_of_tact_merge_without_its_zero_counting(case: Golden) -> None:
     diluted = {name for name in case.base if not torch.equal(theirs[name], corrected[name])}
     assert diluted, "no entry was diluted: the file shows nothing"
     assert case.differences(expected).keys() == diluted
+
+
+@pytest.mark.parametrize("zeros_count", [True, False])
+def test_the_rewriting_of_tact_merge_keeps_nothing_of_a_single_number(zeros_count: bool) -> None:
+    assert ties_of_tact(torch.tensor([[0.5], [1.0]]).double(), 0.2, zeros_count).tolist() == [0]
 
 
 # DARE.
@@ -208,7 +214,7 @@ def breadcrumbs_merged(case: Golden) -> State:
     return merged(case, "breadcrumbs", scaling=scaling * case.hyper["lam"], **options)
 
 
-@pytest.mark.parametrize("case", goldens("mergekit_breadcrumbs_*"))
+@pytest.mark.parametrize("case", goldens("mergekit_breadcrumbs_n*", "mergekit_breadcrumbs_g01_*"))
 def test_breadcrumbs_but_for_the_empty_slice(case: Golden) -> None:
     """mergekit's slice [a:-0] is empty: where no entry is an outlier it drops the whole task vector."""
     found, base, gamma = breadcrumbs_merged(case), case.base, case.hyper["gamma"]
