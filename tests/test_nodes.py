@@ -157,7 +157,7 @@ def test_no_ray_at_the_address_is_told_with_the_mode_of_authentication(
     told = " ".join(capsys.readouterr().out.split())
     assert status == 1
     assert address in told
-    assert "RAY_AUTH_MODE is disabled here" in told
+    assert "RAY_AUTH_MODE is token here" in told
 
 
 @pytest.mark.ray

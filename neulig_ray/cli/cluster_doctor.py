@@ -25,12 +25,16 @@ def check_cluster(
 ) -> int:
     """Wait for the nodes, examine each and print the table; 1 when anything is wrong, else 0."""
     from neulig_ray.stages.cluster import Cluster
+    from neulig_ray.stages.ray_auth import asks_for_token
 
     console = Console()
     problems: list[str] = []
-    cluster = Cluster(address or os.environ.get("RAY_ADDRESS") or "auto", ())
+    notes: list[str] = []
+    cluster = Cluster(address or os.environ.get("RAY_ADDRESS") or "auto", (), say=notes.append)
     try:
         cluster.start()
+        if not asks_for_token():
+            problems.append(notes.pop())
         alive = _wait(want, timeout)
         addresses = [node["NodeManagerAddress"] for node in alive]
         if absent := missing(want, addresses):
@@ -42,16 +46,18 @@ def check_cluster(
         table, said, found = _examined(alive, storage_uri, tracking_uri)
         problems += found
     except InputError as error:
-        mode = os.environ.get("RAY_AUTH_MODE", "not set")
         console.print(f"[red]no[/]  {escape(str(error))}", highlight=False, soft_wrap=True)
         console.print(
-            f"RAY_AUTH_MODE is {mode} here: every node and client needs the same, and the same token."
+            f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', 'not set')} here: every node and client "
+            "needs `token`, and the same token.",
+            soft_wrap=True,
         )
         return 1
     finally:
         cluster.stop()
     versions = ", ".join(f"{name} {version}" for name, version in probe.versions().items())
-    for line in (f"{len(alive)} of {want.count} nodes. Here: {versions}", f"storage {storage_uri}, {said}"):
+    came = f"{len(alive)} of {want.count} nodes. Here: {versions}"
+    for line in (*notes, came, f"storage {storage_uri}, {said}"):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(table, highlight=False)
     for problem in problems:

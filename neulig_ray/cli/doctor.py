@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from neulig_ray.errors import InputError
@@ -75,7 +76,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
                 f"{type(error).__name__}: {error}" if not isinstance(error, InputError) else str(error),
             )
         good &= fine
-        table.add_row("[green]ok[/]" if fine else "[red]no[/]", f"[bold]{name}[/]", text)
+        table.add_row("[green]ok[/]" if fine else "[red]no[/]", f"[bold]{name}[/]", escape(text))
     Console().print(table)
     return 0 if good else 1
 
@@ -128,15 +129,22 @@ def _mlflow(storage_uri: str, uri: str | None) -> Finding:
             return False, f"the storage {storage_uri!r} is not local: give --tracking-uri http://HOST:PORT"
         uri = local_uri(storage.root)[0]
     check(uri)
-    return True, uri
+    return True, uri + (" (a file: nothing listens)" if uri.startswith("sqlite:") else "")
 
 
 def _ray(address: str | None) -> Finding:
+    from neulig_ray.cli.doors import doors, told
     from neulig_ray.stages.cluster import Cluster
+    from neulig_ray.stages.ray_auth import asks_for_token
 
-    cluster = Cluster(address, ())
+    said: list[str] = []
+    cluster = Cluster(address, (), say=said.append)
     try:
         cluster.start()
-        return True, cluster.describe()
+        closed = asks_for_token()
+        lines = [cluster.describe(), *said]
+        if cluster.alone:
+            lines += ["while it runs there listen, at", told(doors(), token=closed)]
+        return closed, "\n".join(lines)
     finally:
         cluster.stop()

@@ -9,6 +9,7 @@ from typing import Final
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 
 from neulig_ray.cli.dry_run import print_costs
 from neulig_ray.cli.options import Options
@@ -50,7 +51,9 @@ class Session:
         check_families(self.plan.imported, self.storage, family)
         # Progress goes to standard error: standard output is the table's, or the JSON's.
         self.reporter = Reporter(Console(stderr=True), quiet=options.quiet)
-        self.cluster = Cluster(options.address, plugins, autoscaling=experiment.cluster.autoscaling)
+        self.cluster = Cluster(
+            options.address, plugins, autoscaling=experiment.cluster.autoscaling, say=self._say_of_ray
+        )
         self.pipeline = Pipeline(self.plan, self.storage, self.cluster, self.reporter)
         self._open = ExitStack()
         self._unrecorded = False
@@ -143,6 +146,9 @@ class Session:
     def status(self) -> int:
         """0, or 1 when something failed or is not recorded."""
         return 1 if self.pipeline.failures or self._unrecorded else 0
+
+    def _say_of_ray(self, text: str) -> None:
+        self.reporter.say(f"[bold]{'Ray':<12}[/] {escape(text)}")
 
     def _tracking(self) -> tuple[str, str | None]:
         if self.options.tracking_uri is not None:

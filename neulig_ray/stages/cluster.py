@@ -1,13 +1,16 @@
 """The Ray cluster of a run: started, or connected to, when the first missing artifact asks for it."""
 
 import os
+import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.plugins import Plugin, load_plugins
+from neulig_ray.stages import ray_auth
 
 # What Ray and MLflow read from the environment, in the driver and in every worker.
 _ENVIRONMENT = {
@@ -30,36 +33,59 @@ class Need:
     gpus: float
 
 
-class Cluster:
-    """A cluster that starts on demand. A fully cached run never calls `start`."""
+def _to_standard_error(text: str) -> None:
+    print(text, file=sys.stderr)
 
-    def __init__(self, address: str | None, plugins: Iterable[Plugin], *, autoscaling: bool = False) -> None:
+
+class Cluster:
+    """A cluster that starts on demand. A fully cached run never calls `start`.
+
+    `say` is told, in one line each, what people should know: who may talk to Ray.
+    """
+
+    def __init__(
+        self,
+        address: str | None,
+        plugins: Iterable[Plugin],
+        *,
+        autoscaling: bool = False,
+        say: Callable[[str], None] = _to_standard_error,
+    ) -> None:
         self._address = address
         self._plugins = tuple(plugins)
         self._autoscaling = autoscaling
+        self._say = say
+        self._undo = ExitStack()
         self.started = False
+        self.alone = False  # whether it was started here, on this machine alone
         self.needs: Sequence[Need] = ()
 
     def start(self) -> None:
-        """Start or join.
+        """Start or join. The process's environment is as before after `stop`.
 
-        Raises InputError when no Ray answers at the address, or when it is too small, and StageError when
-        none starts here.
+        Raises InputError when no Ray answers at the address, when it does not let us in, or when it is too
+        small, and for what keeps Ray from starting here; StageError when it does not start.
 
         What is asked in vain of a cluster would be waited for without end: `needs` are held against it at
         once, before the first job.
         """
         if self.started:
             return
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        if self._address is None and not os.environ.get("RAY_ADDRESS"):
-            # A machine of our own: no token is needed on loopback, and none is written to the home folder.
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        try:
+            self._open()
+            self.started = True
+            for need in self.needs:
+                self._check(need)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _open(self) -> None:
         import ray
 
+        settings: dict[str, str | None] = {n: os.environ.get(n, value) for n, value in _ENVIRONMENT.items()}
         plugins = self._plugins
-        environment: dict[str, Any] = {"env_vars": {name: os.environ[name] for name in _ENVIRONMENT}}
+        environment: dict[str, Any] = {"env_vars": dict(settings)}
         if plugins:
             environment["worker_process_setup_hook"] = lambda: load_plugins(plugins)
         options: dict[str, Any] = {
@@ -71,24 +97,26 @@ class Cluster:
         if address and address != "auto":
             _check_answers(address)
         if ray.is_initialized():  # a session that the caller owns: tests, notebooks
-            self._owned = False
-        elif address:
-            self._owned = True
-            _connect(address, options)
-        else:
-            self._owned = True
-            try:
-                # Not one that somebody else started here, which a plain ray.init would join.
-                ray.init(address="local", include_dashboard=False, **options)
-            except Exception as error:  # a plain one, where the node does not come up within Ray's 30 s
-                ray.shutdown()
-                raise StageError(
-                    f"Ray did not start on this machine: {error}. It may be short of processors or memory; "
-                    "the same command goes on"
-                ) from error
-        self.started = True
-        for need in self.needs:
-            self._check(need)
+            self._undo.enter_context(ray_auth.variables(settings))
+            if not ray_auth.asks_for_token():
+                self._say(f"this process's Ray {_OPEN}")
+            return
+        if not address:
+            if (mode := ray_auth.overridden()) is not None:
+                self._say(
+                    f"RAY_AUTH_MODE is {mode!r}, which is not followed here: a session of this machine alone "
+                    "asks for a token of its own"
+                )
+            self._undo.enter_context(ray_auth.environment({**settings, **ray_auth.local_settings()}))
+            self._undo.callback(ray.shutdown)
+            _start(options)
+            self.alone = True
+            return
+        self._undo.enter_context(ray_auth.environment(settings))
+        self._undo.callback(ray.shutdown)
+        _join(address, options)
+        if not ray_auth.asks_for_token():
+            self._say(f"{address} {_OPEN}")
 
     def _check(self, need: Need) -> None:
         import ray
@@ -98,9 +126,11 @@ class Cluster:
         have = ray.cluster_resources()
         for resource, amount in (("CPU", need.cpus), ("GPU", need.gpus)):
             if amount > have.get(resource, 0):
+                devices = os.environ.get("CUDA_VISIBLE_DEVICES") if self.alone and resource == "GPU" else None
+                hidden = "" if devices is None else f" (CUDA_VISIBLE_DEVICES is {devices!r})"
                 raise InputError(
-                    f"{need.what} needs {amount:g} {resource}s, the cluster has {have.get(resource, 0):g}. "
-                    f"Lower cluster.{resource.lower()}s_per_worker or the workers, or add nodes; "
+                    f"{need.what} needs {amount:g} {resource}s, the cluster has {have.get(resource, 0):g}"
+                    f"{hidden}. Lower cluster.{resource.lower()}s_per_worker or the workers, or add nodes; "
                     "--cluster.autoscaling if the cluster grows on demand."
                 )
 
@@ -128,21 +158,42 @@ class Cluster:
 
     def stop(self) -> None:
         """Leave the cluster, and end it if it was started here."""
-        if self.started and self._owned:
-            import ray
-
-            ray.shutdown()
-        self.started = False
+        self._undo.close()
+        self.started = self.alone = False
 
 
-def _connect(address: str, options: dict[str, Any]) -> None:
-    """ray.init at an address, refused after a bounded wait: Ray itself waits for minutes."""
+_OPEN = (
+    "asks for no token: whoever reaches one of its ports runs code there. Start it with RAY_AUTH_MODE=token "
+    "(docs/security.md)"
+)
+
+
+def _start(options: dict[str, Any]) -> None:
     import ray
 
+    try:
+        # Not one that somebody else started here, which a plain ray.init would join.
+        ray.init(address="local", include_dashboard=False, **options)
+    except Exception as error:  # a plain one, where the node does not come up within Ray's 30 s
+        raise StageError(
+            f"Ray did not start on this machine: {error}. It may be short of processors or memory; "
+            "the same command goes on"
+        ) from error
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    """ray.init at an address, refused after a bounded wait: Ray itself waits for minutes."""
+    import ray
+    from ray._raylet import GcsClient
+
+    named = f"--address {address!r}"
+    ray_auth.check_token_here(named)
     failure: list[BaseException] = []
 
     def connect() -> None:
         try:
+            if address != "auto" and "://" not in address:
+                GcsClient(address=address)  # at once refused without the token; ray.init tries for 20 s
             ray.init(address=address, **options)
         except BaseException as error:
             failure.append(error)
@@ -150,10 +201,12 @@ def _connect(address: str, options: dict[str, Any]) -> None:
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(timeout=60)
+    if failure and isinstance(failure[0], ray.exceptions.AuthenticationError):
+        raise ray_auth.refused(named) from failure[0]
     if thread.is_alive() or failure:
         reason = failure[0] if failure else "no answer within 60 s"
         raise InputError(
-            f"--address {address!r}: no Ray answers there ({reason}). "
+            f"{named}: no Ray answers there ({reason}). "
             "`ray status` on the head shows its address; leave --address out for this machine alone."
         )
 
