@@ -30,7 +30,7 @@ def check_cluster(
     console = Console()
     problems: list[str] = []
     notes: list[str] = []
-    cluster = Cluster(address or os.environ.get("RAY_ADDRESS") or "auto", (), say=notes.append)
+    cluster = Cluster(address, (), default="auto", say=notes.append)
     try:
         cluster.start()
         if not asks_for_token():

@@ -84,6 +84,7 @@ class Session:
         if command == "run":
             self._tracker().check()
         if missing:
+            self.cluster.check()
             self._open.enter_context(announced(self.plan, self.storage))
             if not self.options.quiet:
                 self.reporter.console.print(table)

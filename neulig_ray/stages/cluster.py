@@ -8,9 +8,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from neulig_ray.errors import InputError, StageError
+from neulig_ray.errors import InputError
 from neulig_ray.plugins import Plugin, load_plugins
-from neulig_ray.stages import ray_auth
+from neulig_ray.stages import ray_auth, ray_start
+from neulig_ray.stages.ray_address import AUTO, Address, given
 
 # What Ray and MLflow read from the environment, in the driver and in every worker.
 _ENVIRONMENT = {
@@ -40,7 +41,9 @@ def _to_standard_error(text: str) -> None:
 class Cluster:
     """A cluster that starts on demand. A fully cached run never calls `start`.
 
-    `say` is told, in one line each, what people should know: who may talk to Ray.
+    `default`: the address where neither `address` nor RAY_ADDRESS gives one; None: this machine alone.
+    `say` is told, in one line each, what people should know: which cluster was joined, and who may
+    talk to it.
     """
 
     def __init__(
@@ -49,16 +52,26 @@ class Cluster:
         plugins: Iterable[Plugin],
         *,
         autoscaling: bool = False,
+        default: str | None = None,
         say: Callable[[str], None] = _to_standard_error,
     ) -> None:
         self._address = address
         self._plugins = tuple(plugins)
         self._autoscaling = autoscaling
+        self._default = default
         self._say = say
         self._undo = ExitStack()
         self.started = False
         self.alone = False  # whether it was started here, on this machine alone
         self.needs: Sequence[Need] = ()
+
+    def check(self) -> None:
+        """Raise InputError for what would keep `start` from working and is seen without Ray, at once."""
+        address = given(self._address, self._default)
+        if address is not None:
+            address.check_form()
+        elif not self.started and not _of_the_caller():
+            ray_start.check_machine()
 
     def start(self) -> None:
         """Start or join. The process's environment is as before after `stop`.
@@ -71,6 +84,7 @@ class Cluster:
         """
         if self.started:
             return
+        self.check()
         try:
             self._open()
             self.started = True
@@ -93,15 +107,15 @@ class Cluster:
             "log_to_driver": False,  # workers speak through the progress board
             "logging_level": "ERROR",
         }
-        address = self._address or os.environ.get("RAY_ADDRESS")
-        if address and address != "auto":
-            _check_answers(address)
+        address = given(self._address, self._default)
+        if address is not None and address.value != AUTO:
+            address.check_answers()
         if ray.is_initialized():  # a session that the caller owns: tests, notebooks
             self._undo.enter_context(ray_auth.variables(settings))
             if not ray_auth.asks_for_token():
                 self._say(f"this process's Ray {_OPEN}")
             return
-        if not address:
+        if address is None:
             if (mode := ray_auth.overridden()) is not None:
                 self._say(
                     f"RAY_AUTH_MODE is {mode!r}, which is not followed here: a session of this machine alone "
@@ -109,14 +123,15 @@ class Cluster:
                 )
             self._undo.enter_context(ray_auth.environment({**settings, **ray_auth.local_settings()}))
             self._undo.callback(ray.shutdown)
-            _start(options)
+            ray_start.start(options)
             self.alone = True
             return
         self._undo.enter_context(ray_auth.environment(settings))
         self._undo.callback(ray.shutdown)
-        _join(address, options)
+        where = _join(address, options)
+        self._say(f"joined {where} ({address.named}): {self.describe()}")
         if not ray_auth.asks_for_token():
-            self._say(f"{address} {_OPEN}")
+            self._say(f"{where} {_OPEN}")
 
     def _check(self, need: Need) -> None:
         import ray
@@ -168,57 +183,60 @@ _OPEN = (
 )
 
 
-def _start(options: dict[str, Any]) -> None:
-    import ray
-
-    try:
-        # Not one that somebody else started here, which a plain ray.init would join.
-        ray.init(address="local", include_dashboard=False, **options)
-    except Exception as error:  # a plain one, where the node does not come up within Ray's 30 s
-        raise StageError(
-            f"Ray did not start on this machine: {error}. It may be short of processors or memory; "
-            "the same command goes on"
-        ) from error
+def _of_the_caller() -> bool:
+    """Whether this process has a Ray session already."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
-def _join(address: str, options: dict[str, Any]) -> None:
-    """ray.init at an address, refused after a bounded wait: Ray itself waits for minutes."""
+def _join(address: Address, options: dict[str, Any]) -> str:
+    """ray.init at an address, which is returned without `auto`; refused after a bounded wait."""
     import ray
     from ray._raylet import GcsClient
 
-    named = f"--address {address!r}"
-    ray_auth.check_token_here(named)
-    failure: list[BaseException] = []
+    where = _found_here(address) if address.value == AUTO else address.value
+    ray_auth.check_token_here(address.named)
 
     def connect() -> None:
+        if "://" not in where:
+            GcsClient(address=where)  # at once refused without the token; ray.init tries for 20 s
+        ray.init(address=where, **options)
+
+    failure = _within(60, connect)
+    if failure is not None:
+        if isinstance(failure, ray.exceptions.AuthenticationError):
+            raise ray_auth.refused(address.named) from failure
+        client = ", and Ray Client does not tell whether a token was refused" if "://" in where else ""
+        raise address.unusable(f"no Ray answers there ({failure}{client})") from failure
+    return where
+
+
+def _found_here(address: Address) -> str:
+    """The cluster of this machine that `auto` means to Ray."""
+    from ray._private import services
+    from ray._private.authentication import authentication_token_setup
+
+    # As ray.init does for `auto`: a token in the home folder is used.
+    authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    try:
+        return str(services.canonicalize_bootstrap_address(AUTO))
+    except (ConnectionError, ValueError) as error:
+        raise address.unusable(f"no Ray runs on this machine ({error})") from error
+
+
+def _within(seconds: float, work: Callable[[], None]) -> BaseException | None:
+    """What `work` raised, if anything; a TimeoutError where it takes longer, and then goes on by itself."""
+    failure: list[BaseException] = []
+
+    def guarded() -> None:
         try:
-            if address != "auto" and "://" not in address:
-                GcsClient(address=address)  # at once refused without the token; ray.init tries for 20 s
-            ray.init(address=address, **options)
+            work()
         except BaseException as error:
             failure.append(error)
 
-    thread = threading.Thread(target=connect, daemon=True)
+    thread = threading.Thread(target=guarded, daemon=True)
     thread.start()
-    thread.join(timeout=60)
-    if failure and isinstance(failure[0], ray.exceptions.AuthenticationError):
-        raise ray_auth.refused(named) from failure[0]
-    if thread.is_alive() or failure:
-        reason = failure[0] if failure else "no answer within 60 s"
-        raise InputError(
-            f"{named}: no Ray answers there ({reason}). "
-            "`ray status` on the head shows its address; leave --address out for this machine alone."
-        )
-
-
-def _check_answers(address: str) -> None:
-    import socket
-
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"--address {address!r}: no Ray answers there ({error}). Use HOST:PORT of the head "
-            "(6379 unless told otherwise), `auto` on a node of the cluster, or leave it out."
-        ) from error
+    thread.join(timeout=seconds)
+    if thread.is_alive():
+        return TimeoutError(f"no answer within {seconds:g} s")
+    return failure[0] if failure else None
