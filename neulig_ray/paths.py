@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from neulig_ray.errors import InputError
+
 
 def cache_root() -> Path:
     """This node's own cache: $NEULIG_CACHE, else ~/.cache/neulig."""
@@ -13,6 +15,27 @@ def data_root() -> Path:
     """Where data sets are downloaded to, or placed by hand: $NEULIG_DATA, else `data` in the cache."""
     given = os.environ.get("NEULIG_DATA")
     return Path(given).expanduser() if given else cache_root() / "data"
+
+
+def check_roots(*, cache: bool) -> None:
+    """Raise InputError, by the variable, for a root that is no folder; `cache`: this node's is written to."""
+    for name, find in (("NEULIG_CACHE", cache_root), ("NEULIG_DATA", data_root)):
+        given, written = os.environ.get(name), cache and find is cache_root
+        if not (given or written):
+            continue
+        told = f"{name} is {given!r}" if given else f"{name} is not set"
+        try:
+            path = find().absolute()
+        except RuntimeError as error:  # a user, or a home folder, that nobody knows
+            raise InputError(f"{told}: {error}. Set it to a folder") from error
+        there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+        if not there.is_dir():
+            raise InputError(f"{told}, and {str(there)!r} is no folder. Set it to another one")
+        if written and not os.access(there, os.W_OK | os.X_OK):
+            raise InputError(
+                f"{told}, and {str(there)!r} cannot be written, where this node keeps copies of what the "
+                "storage has. Set it to another folder"
+            )
 
 
 def offline() -> bool:

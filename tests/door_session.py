@@ -17,6 +17,7 @@ from servers import _free_port
 
 from neulig_ray.cli.doors import doors
 from neulig_ray.stages.cluster import Cluster
+from neulig_ray.stages.ray_auth import asks_for_token
 
 NAMES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 start = ray.init
@@ -34,7 +35,8 @@ def with_dashboard(**options: Any) -> Any:
 
 
 def settings() -> dict[str, str | None]:
-    return {name: os.environ.get(name) for name in NAMES}
+    asked = {"asked": str(asks_for_token())}  # what Ray made of them
+    return {name: os.environ.get(name) for name in NAMES} | asked
 
 
 def session(*, wait: bool) -> None:

@@ -173,6 +173,8 @@ def test_the_token_is_the_sessions_own_and_nowhere_but_in_the_environment(sessio
 
 def test_afterwards_the_environment_is_as_before(session: Session) -> None:
     assert session.first["after"] == session.first["before"]
+    assert session.first["before"]["asked"] == "False"
+    assert session.first["inside"]["asked"] == "True"
     session.program.tell("end")
     assert session.program.wait(PATIENCE) == 0, session.program.output
     found = session.told()[-1]

@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from neulig_ray.errors import StageError
 from neulig_ray.stages import jobs
 from neulig_ray.stages.artifact import Artifact
-from neulig_ray.stages.cluster import Cluster
 from neulig_ray.stages.jobs import Job, Resources
 from neulig_ray.stages.storage import Storage
 
@@ -81,17 +79,3 @@ def test_workers_go_from_job_to_job_and_a_killed_one_loses_none(
     ]
     assert len(pids) == 10
     assert len(set(pids)) <= 2 + 3, "two workers, and one more for each time that one was killed"
-
-
-def test_a_machine_too_busy_to_start_ray_is_told_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
-    def too_slow(*_: object, **__: object) -> None:
-        raise Exception("The current node timed out during startup.")
-
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", too_slow)
-    monkeypatch.setattr(ray, "shutdown", lambda: None)
-    with pytest.raises(StageError, match=r"did not start .*: The current node .*; the same command goes on"):
-        Cluster(None, ()).start()

@@ -1,5 +1,6 @@
 """One command's run over one storage: checks first, then stages, then what people look at."""
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from neulig_ray.cli.plan_table import plan_table
 from neulig_ray.cli.records import cells, expert_curves, trials
 from neulig_ray.config import Experiment
 from neulig_ray.errors import InputError, StageError
+from neulig_ray.paths import check_roots
 from neulig_ray.plugins import load_plugins, read_plugins
 from neulig_ray.report.html import render
 from neulig_ray.report.published import published
@@ -83,8 +85,14 @@ class Session:
         table, missing = plan_table(self.pipeline, last)
         if command == "run":
             self._tracker().check()
+            if os.environ.get("MLFLOW_TRACKING_URI") and self.options.tracking_uri is None:
+                self.reporter.say(
+                    f"[bold]{'MLflow':<12}[/] MLFLOW_TRACKING_URI is set and not read: this is "
+                    "recorded in the storage, or where --tracking-uri says"
+                )
         if missing:
             self.cluster.check()
+            check_roots(cache=not self.storage.local)
             self._open.enter_context(announced(self.plan, self.storage))
             if not self.options.quiet:
                 self.reporter.console.print(table)

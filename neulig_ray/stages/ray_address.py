@@ -69,7 +69,7 @@ class Address:
                 answer = _received(connection)
         except socket.gaierror as error:
             raise self.unusable(
-                f"no Ray answers there: the name {host!r} is not known here ({error})"
+                f"no Ray answers there: the name {host!r} is unknown here ({error})"
             ) from error
         except UnicodeError as error:
             raise self.unusable(f"no Ray answers there: {host!r} is no name of a machine") from error
