@@ -63,7 +63,7 @@ def _tasks() -> list[dict[str, Any]]:
 
 def _archs() -> list[dict[str, Any]]:
     from neulig_ray.models.archs import ARCHS
-    from neulig_ray.models.origins import shipped
+    from neulig_ray.models.sources import shipped
 
     return [
         {

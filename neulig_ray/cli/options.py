@@ -6,8 +6,9 @@ from typing import Annotated
 
 import tyro
 
-from neulig_ray.config import Experiment
+from neulig_ray.config import Experiment, check_values
 from neulig_ray.errors import InputError
+from neulig_ray.plugins import load_plugins, read_plugins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +57,15 @@ def parse(
             "give --tracking-uri http://HOST:PORT (an MLflow server)"
         )
     return flags.experiment, options
+
+
+def check(experiment: Experiment) -> None:
+    """Raises InputError for a name that nothing answers to and for a value that no run could use.
+
+    Within a fraction of a second: nothing heavy is imported for it, unless a plugin does.
+    """
+    from neulig_ray.names import check_names  # numpy, which --help need not wait for
+
+    load_plugins(read_plugins(experiment.plugins))
+    check_names(experiment)
+    check_values(experiment)

@@ -1,14 +1,15 @@
 """`neulig run`, and the commands that stop earlier in the pipeline."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from neulig_ray.cli.experiments import Variants, choose, described, load_file
-from neulig_ray.cli.options import Options, parse
+from neulig_ray.cli.options import Options, check, parse
 from neulig_ray.config import Experiment
+from neulig_ray.paths import kept_offline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,11 +55,13 @@ def run_command(
     experiment, arguments = choose(experiment, variants or {}, arguments)
     about = described(about, variants or {})
     experiment, options = parse(experiment, arguments, prog=prog, description=about)
-    if options.dry_run:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's libraries are imported, below
+    check(experiment)
     from neulig_ray.cli.session import Session
 
-    with Session(experiment, options) as session:
+    with (
+        kept_offline() if options.dry_run else nullcontext(),
+        Session(experiment, options) as session,
+    ):
         if options.dry_run:
             session.print_plan()
             return 0

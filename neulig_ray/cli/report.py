@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neulig_ray.cli.experiments import choose, described, load_file
-from neulig_ray.cli.options import parse
+from neulig_ray.cli.options import check, parse
 from neulig_ray.errors import InputError
 
 
@@ -21,6 +21,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
         experiment, flags = choose(file.experiment, file.variants, flags)
         about = described(file.about, file.variants)
         experiment, options = parse(experiment, flags, prog=f"neulig {command} {names[0]}", description=about)
+        check(experiment)
         from neulig_ray.cli.session import Session
 
         with Session(experiment, options) as session:

@@ -10,7 +10,6 @@ from typing import Final
 import pandas as pd
 from rich.console import Console
 
-from neulig_ray.cli.dry_run import print_costs
 from neulig_ray.cli.options import Options
 from neulig_ray.cli.plan_table import plan_table
 from neulig_ray.cli.records import cells, expert_curves, trials
@@ -66,6 +65,8 @@ class Session:
 
     def print_plan(self) -> None:
         """What a run would do: stages, jobs, what the storage has of them, what each takes of the cluster."""
+        from neulig_ray.cli.dry_run import print_costs  # imports open_clip
+
         console = Console()
         console.print(plan_table(self.pipeline)[0])
         for group in self.plan.groups:

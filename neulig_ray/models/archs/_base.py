@@ -80,6 +80,11 @@ class Arch:
         return replace(self.finetune, epochs=self.task_epochs.get(plain, self.finetune.epochs))
 
 
+def plain(name: str) -> str:
+    """An arch's name without its activation."""
+    return name.removesuffix("-quickgelu")
+
+
 # Any open_clip model with a tower that we know is an arch by its open_clip name.
 ARCHS: Registry[Arch] = Registry("arch", "neulig_ray.models.archs", "neulig_ray.models.archs._open_clip")
 
