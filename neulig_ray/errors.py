@@ -4,9 +4,10 @@ import difflib
 from collections.abc import Iterable
 from typing import Final
 
-# Characters: with both, the longest message fits ten lines of a narrow terminal.
-_MOST_LISTED: Final = 240
-_LONGEST: Final = 60
+# Ten lines of a narrow terminal hold the longest message.
+_MOST_LISTED: Final = 240  # characters of all names together
+_NEAREST: Final = 6  # names, where all are more than that
+_LONGEST: Final = 60  # characters of one name
 
 
 class InputError(ValueError):
@@ -53,18 +54,17 @@ def listed(name: str, known: Iterable[str]) -> str:
     choices = sorted(known)
     if sum(len(choice) + 2 for choice in choices) <= _MOST_LISTED:
         return ", ".join(choices)
-    nearest, room = [], _MOST_LISTED
-    for choice in _nearest(name, choices, n=_MOST_LISTED, cutoff=0.0):
-        room -= len(choice) + 2
-        if room < 0:
-            break
-        nearest.append(choice)
-    return ", ".join([*nearest, f"and {len(choices) - len(nearest)} more"]).replace(", and", " and")
+    nearest = _nearest(name, choices, n=_NEAREST, cutoff=0.0)
+    return f"{', '.join(map(_short, nearest))} and {len(choices) - len(nearest)} more"
 
 
 def shown(name: str) -> str:
     """A name between quotes, the middle of an endless one left out."""
-    return repr(name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}...{name[-_LONGEST // 2 :]}")
+    return repr(_short(name))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}...{name[-_LONGEST // 2 :]}"
 
 
 def _nearest(name: str, known: Iterable[str], *, n: int, cutoff: float) -> list[str]:

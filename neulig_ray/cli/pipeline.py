@@ -34,7 +34,8 @@ def _without_experiment(command: str, arguments: Sequence[str]) -> int:
         prog=f"neulig {command}",
         usage=f"neulig {command} EXPERIMENT [--storage URI] [--address HOST:PORT] [--tracking-uri URI] "
         "[--seed N] [--plugins PATH ...] [--dry-run] [--quiet] [--json] [--field.name value ...]",
-        description=f"EXPERIMENT: a file, or the stem of one in ./experiments (`neulig ls experiments`). "
+        description=f"EXPERIMENT: a file, or the stem of one in ./experiments or of the package's own "
+        f"(`neulig ls experiments`). "
         f"`neulig {command} EXPERIMENT --help` lists every field with its value there.",
     )
     parser.add_argument("EXPERIMENT", nargs=1)
