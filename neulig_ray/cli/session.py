@@ -95,6 +95,8 @@ class Session:
     def results(self) -> pd.DataFrame:
         """The results table, which is written too."""
         self._table, self._provenance = write_results(self.plan, self.storage, self.pipeline.failures)
+        for warning in self._provenance["warnings"]:
+            self.reporter.say(f"[yellow]warning[/]      {warning}")
         return self._table
 
     def record(self) -> None:
