@@ -44,7 +44,7 @@ def unknown(
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """" Did you mean 'average'?", or nothing where no name is near."""
+    """ " Did you mean 'average'?", or nothing where no name is near."""
     misses = _nearest(name, known, n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(map(shown, misses))}?" if misses else ""
 

@@ -37,6 +37,12 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
 def _several(names: Sequence[str], flags: Sequence[str], out: Path | None) -> int:
     """One page of what experiments have measured so far; nothing is run."""
+    found = {}
+    for name in names:
+        file = load_file(name)
+        experiment, rest = choose(file.experiment, file.variants, flags)
+        found[name] = parse(experiment, rest, prog="neulig report", description=file.about)
+
     from rich.console import Console
 
     from neulig_ray.report.html import render
@@ -44,10 +50,7 @@ def _several(names: Sequence[str], flags: Sequence[str], out: Path | None) -> in
     from neulig_ray.stages.storage import Storage
 
     frames, provenance, uri = {}, {}, ""
-    for name in names:
-        file = load_file(name)
-        experiment, rest = choose(file.experiment, file.variants, flags)
-        experiment, options = parse(experiment, rest, prog="neulig report", description=file.about)
+    for name, (experiment, options) in found.items():
         uri = options.storage
         try:
             frames[experiment.name], provenance[experiment.name] = read_results(Storage(uri), experiment.name)

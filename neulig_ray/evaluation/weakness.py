@@ -14,9 +14,13 @@ def weakness(expert: float, origin: float, labels: Sequence[int] | np.ndarray, c
     """
     found = []
     if expert <= origin:
-        found.append(f"no better than its origin ({expert:.1f} % on val, the origin without training {origin:.1f} %)")
+        found.append(
+            f"no better than its origin ({expert:.1f} % on val, the origin without training {origin:.1f} %)"
+        )
     count = len(labels)
     guess = max(1 / classes, np.bincount(labels).max() / count)
     if expert <= 100 * (guess + 2 * math.sqrt(guess * (1 - guess) / count)):
-        found.append(f"at chance ({expert:.1f} % on {count} val images, always the same class {100 * guess:.1f} %)")
+        found.append(
+            f"at chance ({expert:.1f} % on {count} val images, always the same class {100 * guess:.1f} %)"
+        )
     return " and ".join(found)

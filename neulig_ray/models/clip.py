@@ -103,7 +103,9 @@ def _create(arch: Arch, device: str) -> Any:
     add_to_open_clip(arch)
     with _without_warnings():
         try:
-            return _library().create_model(arch.name, load_weights=False, pretrained_text=False, device=device)
+            return _library().create_model(
+                arch.name, load_weights=False, pretrained_text=False, device=device
+            )
         except Exception as error:
             raise InputError(f"arch {arch.name!r}: open_clip cannot build it: {error}") from error
 

@@ -30,6 +30,4 @@ def all_stand(database: Path, experiment: str, location: str | None, wanted: Seq
     except sqlite3.Error:
         return False
     there = {key: rest for key, *rest in found}
-    return len(there) == len(found) and all(
-        there.get(run.key) == [run.content, run.status] for run in wanted
-    )
+    return len(there) == len(found) and all(there.get(run.key) == [run.content, run.status] for run in wanted)
