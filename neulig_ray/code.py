@@ -10,7 +10,8 @@ def code_version() -> str:
     """The version with the start of the code's sha256, as in "0.1.0 (a84bbad5)"; "missing" if not installed.
 
     The hash is of this package's Python files, by their paths and bytes: equal wherever, and however, it is
-    installed. The experiments that a wheel carries (`_shipped`) are no code of the package. Standard library only: `neulig doctor --cluster` sends this function to nodes by value.
+    installed. The experiments that a wheel carries in `_shipped` are no code of the package. Standard library
+    only: `neulig doctor --cluster` sends this function to nodes by value.
     """
     spec = importlib.util.find_spec("neulig_ray")
     if spec is None or spec.origin is None:

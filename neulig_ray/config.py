@@ -213,7 +213,8 @@ def check_values(experiment: Experiment) -> None:
     gated = [name for name in ("ligand", "hard-routing") if name in e.methods]
     if gated and not e.alignment:
         raise InputError(
-            f"alignment is empty, but {gated[0]} is among the methods and needs a ligand: use sup, semi or both"
+            f"alignment is empty, but {gated[0]} is among the methods and needs a ligand: use sup, semi or "
+            "both"
         )
     positive = {
         "combinations": e.combinations,

@@ -50,7 +50,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def listed(name: str, known: Iterable[str]) -> str:
-    """All names where they are few; of many, those that are nearest to `name`, and how many more there are."""
+    """All names where they are few; of many those nearest to `name`, and how many more there are."""
     choices = sorted(known)
     if sum(len(choice) + 2 for choice in choices) <= _MOST_LISTED:
         return ", ".join(choices)

@@ -1,4 +1,4 @@
-"""The names that an experiment uses, looked up before anything heavy is imported: a misspelt one is told at once.
+"""The names that an experiment uses, looked up before anything heavy is imported.
 
 Tasks and archs are light to import. Methods import torch, so that their names are read off their files.
 """

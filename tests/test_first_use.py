@@ -1,5 +1,6 @@
 """What a newcomer meets first: a typing error is told at once and briefly, and a finished run is cheap."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,16 +14,16 @@ import pytest
 from conftest import REPOSITORY
 
 from neulig_ray import paths
-from neulig_ray.cli import main
 from neulig_ray.config import Experiment
 from neulig_ray.errors import InputError, unknown
 from neulig_ray.merging import METHODS
-from neulig_ray.models.archs import ARCHS, _open_clip
+from neulig_ray.models.archs import _open_clip
 from neulig_ray.models.clip import MEAN, STD
 from neulig_ray.names import declared_methods
 from neulig_ray.stages.plan import make_plan
 from neulig_ray.tasks import TASKS
 
+SHIPPED = {file.stem for file in (REPOSITORY / "experiments").glob("*.py")}
 HEAVY = {"torch", "torchvision", "open_clip", "ray", "mlflow", "transformers", "pandas", "matplotlib"}
 Neulig = Callable[..., tuple[int, str, str]]
 _SCRIPT = """\
@@ -171,18 +172,15 @@ def test_open_clips_models_are_read_off_their_files() -> None:
     ids=["task", "tasks-in-one-word", "arch", "method", "published"],
 )
 def test_a_misspelt_name_is_told_before_counts_are_compared(changed: dict[str, object], words: str) -> None:
-    e = Experiment(
-        **{"name": "x", "tasks": ("digits", "textures"), "n": (9,), "mixed_origins": (3,), **changed}
-    )
+    counts = Experiment(name="x", tasks=("digits", "textures"), n=(9,), mixed_origins=(3,))
+    e = dataclasses.replace(counts, **changed)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=words):
         make_plan(e)
 
 
 @pytest.mark.parametrize("methods", [("hard-routing",), ("average", "hard-routing"), ("ligand",)])
 def test_a_table_without_a_ligand_row_is_not_made(methods: tuple[str, ...]) -> None:
-    with pytest.raises(
-        InputError, match="alignment is empty, but (ligand|hard-routing) is among the methods"
-    ):
+    with pytest.raises(InputError, match=f"alignment is empty, but {methods[-1]} is among the methods"):
         make_plan(Experiment(name="x", methods=methods, alignment=()))
 
 
@@ -245,9 +243,7 @@ def test_the_packages_experiments_run_from_any_folder(
     assert "quickstart" in out
     rows = json.loads(neulig("ls", "experiments", "--json")[1])
     assert {row["from"] for row in rows} == {"the package"}
-    assert {row["experiment"] for row in rows} == {
-        file.stem for file in (REPOSITORY / "experiments").glob("*.py")
-    }
+    assert {row["experiment"] for row in rows} == SHIPPED
     status, _, err = neulig("run", "quikstart")
     assert status == 2
     assert "no experiment 'quikstart'. Did you mean 'quickstart'" in err
@@ -259,7 +255,8 @@ def test_ones_own_experiment_goes_before_the_packages(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").mkdir()
-    text = "from neulig_ray.config import Experiment\nexperiment = Experiment(name='own', tasks=('digits', 'signs'))\n"
+    text = "from neulig_ray.config import Experiment\n"
+    text += "experiment = Experiment(name='own', tasks=('digits', 'signs'))\n"
     for stem in ("smallest", "mine"):
         (tmp_path / f"experiments/{stem}.py").write_text(text)
     assert "own" in neulig("run", "smallest", "--dry-run")[1]
@@ -280,15 +277,7 @@ def test_carried_experiments_are_no_part_of_the_codes_hash(tmp_path: Path) -> No
 
     def version() -> str:
         script = "from neulig_ray.code import code_version; print(code_version())"
-        command = [sys.executable, "-c", script]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        )
-        return done.stdout
+        return _run(sys.executable, "-c", script, cwd=tmp_path, PYTHONPATH=str(tmp_path))
 
     before = version()
     (package / "_shipped").mkdir()
@@ -309,7 +298,7 @@ def _run(*command: object, cwd: Path, **environment: str) -> str:
 
 @pytest.mark.slow
 def test_a_wheel_carries_the_experiments(tmp_path: Path) -> None:
-    """Built of the source distribution's files, installed in an environment of its own, run in an empty folder."""
+    """Installed in an environment of its own, in an empty folder: they are found, and the code is the same."""
     source = tmp_path / "source"
     listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     for name in listed.stdout.split():
@@ -320,16 +309,13 @@ def test_a_wheel_carries_the_experiments(tmp_path: Path) -> None:
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     _run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
     (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
-    (packages / "others.pth").write_text(
-        "\n".join(path for path in sys.path if path.endswith("site-packages"))
-    )
+    others = [path for path in sys.path if path.endswith("site-packages")]  # what it depends on
+    (packages / "others.pth").write_text("\n".join(others))
     _run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", packages, wheel, cwd=tmp_path)
     python, empty = tmp_path / "venv/bin/python", tmp_path / "empty"
     empty.mkdir()
     rows = json.loads(_run(python, "-m", "neulig_ray", "ls", "experiments", "--json", cwd=empty))
-    assert {row["experiment"] for row in rows} == {
-        file.stem for file in (REPOSITORY / "experiments").glob("*.py")
-    }
+    assert {row["experiment"] for row in rows} == SHIPPED
     assert {row["from"] for row in rows} == {"the package"}
     assert "smallest" in _run(python, "-m", "neulig_ray", "run", "smallest", "--dry-run", cwd=empty)
     version = ("-c", "from neulig_ray.code import code_version; print(code_version().split()[-1])")
@@ -375,7 +361,6 @@ def test_libraries_that_are_imported_already_are_kept_offline_too(
 ) -> None:
     module = pytest.importorskip(library)
     monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
-    with pytest.raises(InputError), paths.kept_offline():
+    with paths.kept_offline():
         assert module.HF_HUB_OFFLINE
-        raise InputError("as any run may end")
     assert not module.HF_HUB_OFFLINE

@@ -46,7 +46,7 @@ def known() -> dict[str, tuple[Path, str]]:
 
 
 def find(given: str) -> Path:
-    """The file of a path, or of a stem in ./experiments or the package; raises InputError with near misses."""
+    """The file of a path, or of a stem in ./experiments or the package; raises InputError."""
     path = Path(given)
     if path.suffix == ".py" and path.is_file():
         return path

@@ -1,6 +1,7 @@
 """Every other model of open_clip whose visual tower we know, as an arch by its open_clip name.
 
-Read from the files of open_clip's package: importing it takes seconds, and a misspelt name is to be told at once.
+Read from the files of open_clip's package: importing it takes seconds, and a misspelt name is to be told
+at once.
 """
 
 import functools
