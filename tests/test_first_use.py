@@ -298,7 +298,7 @@ def _run(*command: object, cwd: Path, **environment: str) -> str:
 
 @pytest.mark.slow
 def test_a_wheel_carries_the_experiments(tmp_path: Path) -> None:
-    """Installed in an environment of its own, in an empty folder: they are found, and the code is the same."""
+    """In an environment of its own and an empty folder they are found, and the code is the same."""
     source = tmp_path / "source"
     listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     for name in listed.stdout.split():
