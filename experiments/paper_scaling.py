@@ -3,7 +3,7 @@
 - Command: `neulig run paper_scaling`, or one arch: `neulig run paper_scaling --archs RN50-quickgelu`.
 - Needs: the data of the paper's seven tasks, six checkpoints (8.6 GiB to download in all), 86 GiB of
   storage, a cluster with a GPU and 8 CPUs for each worker.
-- Cost, estimated by `--dry-run` and not measured: 23 GPU hours for 42 experts and their embeddings, 142
+- Cost, estimated by `--dry-run` and not measured: 36 GPU hours for 42 experts and their embeddings, 142
   for the merged models' evaluation, most of them ViT-L-14's, and 250 CPU core hours for the search. Begin
   with RN50, or with `--combinations 1`.
 - Expected: no numbers are published to hold this against. The paper claims up to seven collaborators without
@@ -48,7 +48,7 @@ experiment = Experiment(
         "hard-routing",
     ),
     protocol="paper",
-    finetune=Finetune(batch_size=32),
+    finetune=Finetune(batch_size=32, precision="float32"),
     ligand=Ligand(epochs=1000, batch_size=128),
     search=Search(trials=4, val_images=100),
     evaluation=Evaluation(granularities=("batch-first", "task", "sample"), sample_images=200),

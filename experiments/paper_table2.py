@@ -4,7 +4,7 @@
   (as experiment `paper_figure3`, from the same experts). `--dry-run` tells what either needs.
 - Needs: the data of five tasks (0.9 GiB to download; RESISC45 through `datasets`), two OpenAI checkpoints
   (1 GiB), 26 GiB of storage, a cluster with a GPU and 8 CPUs for each worker.
-- Cost, estimated by `--dry-run` and not measured: 0.7 GPU hours for experts and embeddings, 1.1 for the
+- Cost, estimated by `--dry-run` and not measured: 1.3 GPU hours for experts and embeddings, 1.1 for the
   merged models' evaluation (2.2 with `--pairs`), 1.9 CPU core hours for the search (7.5). Not in it: the
   gates' training, 1000 epochs of 250 steps for each of 8 settings, RN50 and ViT-B-32, sup and semi.
 - Expected: the published numbers below. Ours have not been measured: no machine of ours could download the
@@ -65,7 +65,7 @@ experiment = Experiment(
     ),
     protocol="paper",
     published="neulig_table2",
-    finetune=Finetune(batch_size=32),
+    finetune=Finetune(batch_size=32, precision="float32"),
     ligand=Ligand(epochs=1000, batch_size=128),
     search=Search(trials=8, val_images=200),
     evaluation=Evaluation(

@@ -1,7 +1,7 @@
 """Merging against ensembling on two tiny archs and five tasks: the first thing to run.
 
 - Command: `neulig run quickstart`, or `neulig run quickstart --archs tiny-rn` for one arch.
-- Cost: 4 min 44 s on 2 CPU cores (fresh storage); tiny-vit alone 3 min 47 s. The same command again takes 8 s
+- Cost: 4 min 44 s on 2 CPU cores (fresh storage); tiny-vit alone 3 min 47 s. The same command again takes 5 s
   and does not start Ray.
 - Expected (2026-11-22, 2 x86-64 cores, no GPU; test split, n = 5, merging / ensembling / gap, then the mean
   of the tasks' |gap|):

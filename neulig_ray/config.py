@@ -210,8 +210,12 @@ def check_values(experiment: Experiment) -> None:
         )
     if e.mixed_origins and len(e.origins) < 2:
         raise InputError(f"mixed_origins needs two origins or more, not {len(e.origins)}: add --origins")
-    if "ligand" in e.methods and not e.alignment:
-        raise InputError("alignment is empty, but the ligand is among the methods: use sup, semi or both")
+    gated = [name for name in ("ligand", "hard-routing") if name in e.methods]
+    if gated and not e.alignment:
+        raise InputError(
+            f"alignment is empty, but {gated[0]} is among the methods and needs a ligand: use sup, semi or "
+            "both"
+        )
     positive = {
         "combinations": e.combinations,
         "pretrain.steps": e.pretrain.steps,

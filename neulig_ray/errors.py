@@ -2,6 +2,12 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Final
+
+# Ten lines of a narrow terminal hold the longest message.
+_MOST_LISTED: Final = 240  # characters of all names together
+_NEAREST: Final = 6  # names, where all are more than that
+_LONGEST: Final = 60  # characters of one name
 
 
 class InputError(ValueError):
@@ -29,11 +35,39 @@ def unknown(
 ) -> InputError:
     """The error for a name that nothing answers to, with its near misses first.
 
-    `near`: names that may be such a miss, but are too many to be listed.
+    `near`: names that may be such a miss, but are not listed.
     """
     choices = sorted(known)
-    spelled = {choice.lower(): choice for choice in sorted({*choices, *near})}
-    misses = [spelled[m] for m in difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=0.5)]
-    hint = f" Did you mean {' or '.join(repr(n) for n in misses)}?" if misses else ""
-    listing = f" Known: {', '.join(choices)}." if choices else ""
-    return InputError(f"unknown {kind} {name!r}.{hint}{listing}{' ' + remedy if remedy else ''}")
+    listing = f" Known: {listed(name, choices)}." if choices else ""
+    hint = did_you_mean(name, {*choices, *near})
+    return InputError(f"unknown {kind} {shown(name)}.{hint}{listing}{' ' + remedy if remedy else ''}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ " Did you mean 'average'?", or nothing where no name is near."""
+    misses = _nearest(name, known, n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(map(shown, misses))}?" if misses else ""
+
+
+def listed(name: str, known: Iterable[str]) -> str:
+    """All names where they are few; of many those nearest to `name`, and how many more there are."""
+    choices = sorted(known)
+    if sum(len(choice) + 2 for choice in choices) <= _MOST_LISTED:
+        return ", ".join(choices)
+    nearest = _nearest(name, choices, n=_NEAREST, cutoff=0.0)
+    return f"{', '.join(map(_short, nearest))} and {len(choices) - len(nearest)} more"
+
+
+def shown(name: str) -> str:
+    """A name between quotes, the middle of an endless one left out."""
+    return repr(_short(name))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}...{name[-_LONGEST // 2 :]}"
+
+
+def _nearest(name: str, known: Iterable[str], *, n: int, cutoff: float) -> list[str]:
+    spelled = {choice.lower(): choice for choice in sorted(set(known))}
+    found = difflib.get_close_matches(name.lower()[:_LONGEST], spelled, n=n, cutoff=cutoff)
+    return [spelled[match] for match in found]

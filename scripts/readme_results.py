@@ -2,14 +2,16 @@
 
 neulig run quickstart --storage STORAGE
 python scripts/readme_results.py STORAGE
+python scripts/readme_results.py --check STORAGE    # exit status 1 where the README's table is another
 """
 
+import argparse
+import difflib
 import re
-import sys
 from pathlib import Path
 
 from neulig_ray.report.plots import png, scatter
-from neulig_ray.report.summary import Table, tables
+from neulig_ray.report.summary import Line, Table, tables
 from neulig_ray.report.table import score_parts
 from neulig_ray.stages.results import read_results
 from neulig_ray.stages.storage import Storage
@@ -28,40 +30,74 @@ SHOWN = {  # the README's name of a line -> (method, alignment, granularity, buf
     "ligand, batches of mixed tasks": ("ligand", "sup", "batch-mean-mixed", None),
     "ligand, one static model (`global`)": ("ligand", "sup", "global", None),
     "ligand without labels (semi), per image": ("ligand", "semi", "sample", None),
+    "ligand without labels (semi), per task": ("ligand", "semi", "task", None),
+    "ligand without labels (semi), one static model": ("ligand", "semi", "global", None),
 }
+ENTROPY = "entropy of beta over log n: sup, semi"
 
 
-def cell(table: Table, wanted: tuple[str, str, str, str | None]) -> str:
-    """Merging / ensembling / gap of one line's mean, or nothing where the arch has no such line."""
+def line(table: Table, wanted: tuple[str, str, str, str | None]) -> Line | None:
+    """The table's line of this variant; None where the arch has no such line."""
     method, alignment, granularity, buffers = wanted
-    for line in table.lines:
-        v = line.variant
+    for found in table.lines:
+        v = found.variant
         if (v.method, v.alignment, v.granularity) == (method, alignment, granularity) and (
             v.buffers in ("", "average") if buffers is None else v.buffers == buffers
         ):
-            return " / ".join(score_parts(line.mean))
-    return ""
+            return found
+    return None
+
+
+def cell(table: Table, wanted: tuple[str, str, str, str | None]) -> str:
+    """Merging / ensembling / gap of one line's mean, or nothing."""
+    found = line(table, wanted)
+    return " / ".join(score_parts(found.mean)) if found else ""
+
+
+def entropies(table: Table) -> str:
+    """Mean entropy of beta on the test images, of the ligands with and without labels."""
+    found = (line(table, ("ligand", alignment, "task", None)) for alignment in ("sup", "semi"))
+    return ", ".join(f"{x.others['entropy']:.2f}" for x in found if x)
 
 
 def compact(shown: list[Table]) -> str:
-    """One row for each line of SHOWN, one column for each arch."""
-    rows = [[f"n = {shown[0].n}, mean of {len(shown[0].tasks)} tasks", *(table.arch for table in shown)]]
+    """One row for each line of SHOWN, one column for each arch and n, the largest n first."""
+    shown = sorted(shown, key=lambda table: (-table.n, table.arch))
+    rows = [["mean over tasks and combinations", *(f"n = {table.n}: {table.arch}" for table in shown)]]
     rows.append(["---", *("---:" for _ in shown)])
     rows += [[name, *(cell(table, wanted) for table in shown)] for name, wanted in SHOWN.items()]
+    rows.append([ENTROPY, *map(entropies, shown)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def main(storage: str) -> None:
-    frame, _ = read_results(Storage(storage), "quickstart")
-    (ROOT / "docs" / "quickstart.png").write_bytes(png(scatter(frame[frame["n"] > 1])))
-    largest = frame["n"].max()
-    within = compact([table for table in tables(frame) if table.n == largest])
-    readme = ROOT / "README.md"
+def rendered(readme: str, table: str) -> str:
+    """The README's text with this table."""
     pattern = f"{re.escape(BEGIN)}.*{re.escape(END)}"
-    text = re.sub(pattern, lambda _: f"{BEGIN}\n{within}\n{END}", readme.read_text(), flags=re.DOTALL)
-    readme.write_text(text)
-    print(within)
+    return re.sub(pattern, lambda _: f"{BEGIN}\n{table}\n{END}", readme, flags=re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("storage")
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    given = parser.parse_args()
+    frame, _ = read_results(Storage(given.storage), "quickstart")
+    readme = ROOT / "README.md"
+    before = readme.read_text(encoding="utf-8")
+    after = rendered(before, compact(tables(frame)))
+    if given.check:
+        changed = list(
+            difflib.unified_diff(before.splitlines(), after.splitlines(), "README.md", "results", n=0)
+        )
+        if changed:
+            raise SystemExit("\n".join([*changed, "README's table is not that of these results"]))
+        print("README's table is that of these results")
+        return
+    readme.write_text(after, encoding="utf-8")
+    (ROOT / "docs" / "quickstart.png").write_bytes(png(scatter(frame[frame["n"] > 1])))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

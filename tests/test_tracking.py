@@ -19,6 +19,7 @@ from neulig_ray.errors import StageError
 from neulig_ray.tracking import mlflow as tracking
 from neulig_ray.tracking import projection
 from neulig_ray.tracking.mlflow import Recorded, Tracker
+from neulig_ray.tracking.standing import all_stand
 from neulig_ray.tracking.store import client, local_uri
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -124,6 +125,51 @@ class TestRecording:
         assert {k: r.info.run_id for k, r in runs_of(tracker).items()} == {
             k: r.info.run_id for k, r in before.items()
         }
+
+    def test_the_same_again_is_found_out_without_mlflow(
+        self, tracker: Tracker, results: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tracker.record(**samples.everything(results))
+        monkeypatch.setattr("neulig_ray.tracking.store.client", None)
+        assert tracker.record(**samples.everything(results)).written == 0
+        with pytest.raises(StageError):
+            Tracker(tracker.uri, "other", tracker.artifact_location).record(**samples.everything(results))
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid = (SELECT min(run_uuid) FROM runs)",
+            "UPDATE runs SET status = 'RUNNING' WHERE run_uuid = (SELECT min(run_uuid) FROM runs)",
+            "UPDATE tags SET value = '' WHERE key = 'neulig.content' AND run_uuid = "
+            "(SELECT min(run_uuid) FROM runs)",
+            "DELETE FROM tags WHERE key = 'neulig.key' AND run_uuid = (SELECT min(run_uuid) FROM runs)",
+            "UPDATE experiments SET lifecycle_stage = 'deleted' WHERE name = 'demo'",
+            "UPDATE experiments SET artifact_location = 'file:///elsewhere' WHERE name = 'demo'",
+        ],
+        ids=["deleted run", "unfinished", "other content", "lost key", "deleted experiment", "moved"],
+    )
+    def test_what_no_longer_stands_is_asked_of_mlflow(
+        self, tracker: Tracker, results: pd.DataFrame, change: str
+    ) -> None:
+        given = samples.everything(results)
+        tracker.record(**given)
+        wanted = projection.runs("demo", **given)
+        asked = Path(tracker.uri.removeprefix("sqlite:///")), "demo", tracker.artifact_location, wanted
+        assert all_stand(*asked)
+        with sqlite3.connect(asked[0]) as connection:
+            connection.execute(change)
+        connection.close()
+        assert not all_stand(*asked)
+
+    def test_a_database_of_another_make_is_left_to_mlflow(self, tmp_path: Path) -> None:
+        assert not all_stand(tmp_path / "mlflow.db", "demo", None, [])
+        (tmp_path / "mlflow.db").write_bytes(b"no database")
+        assert not all_stand(tmp_path / "mlflow.db", "demo", None, [])
+        (tmp_path / "mlflow.db").unlink()
+        with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+            connection.execute("CREATE TABLE runs (id INTEGER)")
+        connection.close()
+        assert not all_stand(tmp_path / "mlflow.db", "demo", None, [])
 
     def test_a_changed_result_updates_its_runs_in_place(
         self, tracker: Tracker, results: pd.DataFrame

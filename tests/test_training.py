@@ -22,7 +22,7 @@ from neulig_ray.tasks import Split, Task
 from neulig_ray.training import contrastive
 from neulig_ray.training.augmentation import shifted
 from neulig_ray.training.contrastive import pretrain, pretraining_stream, set_embedding_norm
-from neulig_ray.training.finetune import finetune
+from neulig_ray.training.finetune import _batches, finetune
 from neulig_ray.training.optimisation import scheduled
 
 TINY = ("tiny-rn", "tiny-vit")
@@ -171,6 +171,37 @@ def test_checkpoints_hold_plain_values_that_later_epochs_do_not_change():
     assert equal(first["tower"], first_state)
     steps = {float(entry["step"]) for entry in first["optimizer"]["state"].values()}
     assert steps == {3.0}  # 50 images give three batches of 16; the two left over wait
+
+
+def test_the_last_smaller_batch_is_kept_where_the_recipe_says_so():
+    (only, checkpoint, _), *_ = tune("micro", epochs=1, keep_last=True)[0]
+    steps = {float(entry["step"]) for entry in checkpoint["optimizer"]["state"].values()}
+    assert steps == {4.0}  # 16, 16, 16 and 2
+    assert only.images_per_second * only.seconds == pytest.approx(50)
+    kept, dropped = (tune("micro", epochs=1, count=48, keep_last=k)[1].state_dict() for k in (True, False))
+    assert equal(kept, dropped), "nothing is left over"
+
+
+@pytest.mark.parametrize(
+    ("images", "least", "sizes"),
+    [
+        (50, 16, [16, 16, 16]),
+        (50, 2, [16, 16, 16, 2]),
+        (49, 2, [16, 16, 16]),  # BatchNorm has no statistics of one image
+        (50, 4, [16, 16, 16]),  # two workers would get one each
+        (48, 2, [16, 16, 16]),
+        (16, 16, [16]),
+    ],
+)
+def test_batches_cover_an_epoch(images, least, sizes):
+    found = _batches(images, 16, least)
+    assert [batch.stop - batch.start for batch in found] == sizes
+    assert [batch.start for batch in found] == list(range(0, 16 * len(sizes), 16))
+
+
+def test_a_recipe_without_it_has_the_name_that_it_had():
+    assert "keep_last" not in FinetuneRecipe().identity()
+    assert FinetuneRecipe(keep_last=True).identity() == {**FinetuneRecipe().identity(), "keep_last": True}
 
 
 def test_an_expert_is_a_function_of_its_seed():

@@ -35,7 +35,8 @@ usage: neulig COMMAND [arguments]
 
 {commands}
 
-EXPERIMENT is a Python file that defines `experiment = Experiment(...)`, or the stem of one in ./experiments.
+EXPERIMENT is a Python file that defines `experiment = Experiment(...)`, or the stem of one in ./experiments
+or of the package's own (`neulig ls experiments`).
 Every field can be set on the command line: neulig run quickstart --archs tiny-rn --ligand.epochs 20
 `neulig COMMAND --help` tells the rest.
 

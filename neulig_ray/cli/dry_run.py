@@ -11,7 +11,8 @@ from neulig_ray.stages.storage import Storage
 
 _ASSUMED = (
     f"Hours assume {GPU_FLOPS / 1e12:.0f} TFLOP/s of a GPU that trains (a fifth of an A100's bfloat16 peak), "
-    f"{GPU_FLOAT32_FLOPS / 1e12:.0f} of one that embeds or evaluates (three fifths of its float32 peak) and "
+    f"{GPU_FLOAT32_FLOPS / 1e12:.0f} of one that embeds, evaluates or trains in float32 "
+    "(three fifths of that peak) and "
     f"{CPU_FLOPS / 1e9:.0f} GFLOP/s of a CPU core, all sustained, and count the image towers' work alone: "
     "scale them by what benchmarks/finetune.py prints on your machine."
 )

@@ -1,14 +1,14 @@
 """Finding and loading experiment files."""
 
 import dataclasses
-import difflib
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import neulig_ray
 from neulig_ray.config import Experiment
-from neulig_ray.errors import InputError
+from neulig_ray.errors import InputError, did_you_mean, listed, shown
 
 FOLDER = Path("experiments")
 Variants = Mapping[str, Experiment]
@@ -23,20 +23,42 @@ class ExperimentFile:
     variants: Variants
 
 
+def folders() -> dict[str, Path]:
+    """Where stems are looked for, first to last: the folder's name for people -> the folder.
+
+    The package's own experiments lie in `_shipped` of an installed wheel, and in `experiments` beside the
+    package of a checkout.
+    """
+    package = Path(neulig_ray.__file__).parent
+    shipped = package / "_shipped"
+    if not shipped.is_dir() and (package.parent / "pyproject.toml").is_file():
+        shipped = package.parent / "experiments"
+    return {f"./{FOLDER}": FOLDER, "the package": shipped}
+
+
+def known() -> dict[str, tuple[Path, str]]:
+    """Stem -> the file that it means, and the folder that this is found in."""
+    found: dict[str, tuple[Path, str]] = {}
+    for name, folder in folders().items():
+        for file in sorted(folder.glob("*.py")):
+            found.setdefault(file.stem, (file, name))
+    return found
+
+
 def find(given: str) -> Path:
-    """The file of a path or of a stem in ./experiments; raises InputError with the near misses."""
+    """The file of a path, or of a stem in ./experiments or the package; raises InputError."""
     path = Path(given)
-    if path.suffix == ".py":
-        if path.is_file():
-            return path
-    elif (FOLDER / f"{given}.py").is_file():
-        return FOLDER / f"{given}.py"
-    known = sorted(file.stem for file in FOLDER.glob("*.py"))
-    near = difflib.get_close_matches(path.stem, known, n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    listing = f" In ./{FOLDER}: {', '.join(known)}." if known else f" There is no folder ./{FOLDER} here."
+    if path.suffix == ".py" and path.is_file():
+        return path
+    if path.suffix != ".py":
+        for folder in folders().values():
+            if (file := folder / f"{given}.py").is_file():
+                return file
+    stems = known()
     raise InputError(
-        f"no experiment {given!r}.{hint}{listing} Give the path of a file or the stem of one there."
+        f"no experiment {shown(given)}.{did_you_mean(path.stem, stems)} In {' and '.join(folders())}: "
+        f"{listed(path.stem, stems) or 'none'}. Give the path of a file or one of these "
+        "(`neulig ls experiments`)."
     )
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from neulig_ray.cli.experiments import FOLDER, load
+from neulig_ray.cli.experiments import known, load
 from neulig_ray.errors import InputError
 from neulig_ray.plugins import load_plugins, read_plugins
 
@@ -63,7 +63,7 @@ def _tasks() -> list[dict[str, Any]]:
 
 def _archs() -> list[dict[str, Any]]:
     from neulig_ray.models.archs import ARCHS
-    from neulig_ray.models.origins import shipped
+    from neulig_ray.models.sources import shipped
 
     return [
         {
@@ -86,24 +86,20 @@ def _methods() -> list[dict[str, Any]]:
 
 def _experiments() -> list[dict[str, Any]]:
     rows = []
-    for path in sorted(FOLDER.glob("*.py")):
+    for stem, (path, folder) in sorted(known().items()):
+        row = {"experiment": stem, "from": folder, "archs": "", "tasks": "", "n": "", "about": ""}
+        rows.append(row)
         try:
             experiment, text = load(str(path))
         except InputError as error:
-            rows.append(
-                {"experiment": path.stem, "archs": "", "tasks": "", "n": "", "about": f"error: {error}"}
-            )
+            row["about"] = f"error: {error}"
             continue
-        about = text.strip().splitlines()[0] if text.strip() else ""
-        rows.append(
-            {
-                "experiment": path.stem,
-                "archs": ", ".join(experiment.archs),
-                "tasks": str(len(experiment.tasks)),
-                "n": ", ".join(map(str, experiment.n)),
-                "about": about,
-            }
-        )
+        row |= {
+            "archs": ", ".join(experiment.archs),
+            "tasks": str(len(experiment.tasks)),
+            "n": ", ".join(map(str, experiment.n)),
+            "about": text.strip().splitlines()[0] if text.strip() else "",
+        }
     return rows
 
 

@@ -1,13 +1,14 @@
 """The options that all pipeline commands share, and their flags."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any
 
 import tyro
 
-from neulig_ray.config import Experiment
-from neulig_ray.errors import InputError
+from neulig_ray.config import Experiment, check_values
+from neulig_ray.errors import InputError, unknown
+from neulig_ray.plugins import load_plugins, read_plugins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +38,22 @@ class _Flags:
 def parse(
     experiment: Experiment, arguments: Sequence[str], *, prog: str, description: str
 ) -> tuple[Experiment, Options]:
-    """The experiment with the flags' values over its own, and the common options; exits 2 on a wrong flag."""
-    flags = tyro.cli(
+    """The experiment with the flags' values over its own, and the common options.
+
+    Raises InputError for a flag that there is none of; exits 2 on a value that is not of its field's type.
+    """
+    flags, rest = tyro.cli(
         _Flags,
         prog=prog,
         description=description,
         args=list(arguments),
         default=_Flags(experiment=experiment, options=Options()),
+        return_unknown_args=True,  # tyro's own message lists more than anybody reads
     )
+    if rest:
+        wrong = next((word for word in rest if word.startswith("-")), rest[0])
+        known = [f"--{name}" for name in (*_names(experiment), *_names(flags.options))]
+        raise unknown(f"argument of `{prog}`", wrong, known, f"`{prog} --help` describes them.")
     options = flags.options
     if (
         "://" in options.storage
@@ -56,3 +65,22 @@ def parse(
             "give --tracking-uri http://HOST:PORT (an MLflow server)"
         )
     return flags.experiment, options
+
+
+def _names(values: Any) -> Iterator[str]:
+    """The fields as flags name them: `ligand.epochs`, `task-seed`."""
+    for field in fields(values):
+        name, value = field.name.replace("_", "-"), getattr(values, field.name)
+        yield from (f"{name}.{inner}" for inner in _names(value)) if is_dataclass(value) else (name,)
+
+
+def check(experiment: Experiment) -> None:
+    """Raises InputError for a name that nothing answers to and for a value that no run could use.
+
+    Within a fraction of a second: nothing heavy is imported for it, unless a plugin does.
+    """
+    from neulig_ray.names import check_names  # numpy, which --help need not wait for
+
+    load_plugins(read_plugins(experiment.plugins))
+    check_names(experiment)
+    check_values(experiment)

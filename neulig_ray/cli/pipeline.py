@@ -1,14 +1,15 @@
 """`neulig run`, and the commands that stop earlier in the pipeline."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from neulig_ray.cli.experiments import Variants, choose, described, load_file
-from neulig_ray.cli.options import Options, parse
+from neulig_ray.cli.options import Options, check, parse
 from neulig_ray.config import Experiment
+from neulig_ray.paths import kept_offline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +34,8 @@ def _without_experiment(command: str, arguments: Sequence[str]) -> int:
         prog=f"neulig {command}",
         usage=f"neulig {command} EXPERIMENT [--storage URI] [--address HOST:PORT] [--tracking-uri URI] "
         "[--seed N] [--plugins PATH ...] [--dry-run] [--quiet] [--json] [--field.name value ...]",
-        description=f"EXPERIMENT: a file, or the stem of one in ./experiments (`neulig ls experiments`). "
+        description=f"EXPERIMENT: a file, or the stem of one in ./experiments or of the package's own "
+        f"(`neulig ls experiments`). "
         f"`neulig {command} EXPERIMENT --help` lists every field with its value there.",
     )
     parser.add_argument("EXPERIMENT", nargs=1)
@@ -54,11 +56,13 @@ def run_command(
     experiment, arguments = choose(experiment, variants or {}, arguments)
     about = described(about, variants or {})
     experiment, options = parse(experiment, arguments, prog=prog, description=about)
-    if options.dry_run:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's libraries are imported, below
+    check(experiment)
     from neulig_ray.cli.session import Session
 
-    with Session(experiment, options) as session:
+    with (
+        kept_offline() if options.dry_run else nullcontext(),
+        Session(experiment, options) as session,
+    ):
         if options.dry_run:
             session.print_plan()
             return 0

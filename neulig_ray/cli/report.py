@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neulig_ray.cli.experiments import choose, described, load_file
-from neulig_ray.cli.options import parse
+from neulig_ray.cli.options import check, parse
 from neulig_ray.errors import InputError
 
 
@@ -21,6 +21,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
         experiment, flags = choose(file.experiment, file.variants, flags)
         about = described(file.about, file.variants)
         experiment, options = parse(experiment, flags, prog=f"neulig {command} {names[0]}", description=about)
+        check(experiment)
         from neulig_ray.cli.session import Session
 
         with Session(experiment, options) as session:
@@ -36,6 +37,12 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
 def _several(names: Sequence[str], flags: Sequence[str], out: Path | None) -> int:
     """One page of what experiments have measured so far; nothing is run."""
+    found = {}
+    for name in names:
+        file = load_file(name)
+        experiment, rest = choose(file.experiment, file.variants, flags)
+        found[name] = parse(experiment, rest, prog="neulig report", description=file.about)
+
     from rich.console import Console
 
     from neulig_ray.report.html import render
@@ -43,10 +50,7 @@ def _several(names: Sequence[str], flags: Sequence[str], out: Path | None) -> in
     from neulig_ray.stages.storage import Storage
 
     frames, provenance, uri = {}, {}, ""
-    for name in names:
-        file = load_file(name)
-        experiment, rest = choose(file.experiment, file.variants, flags)
-        experiment, options = parse(experiment, rest, prog="neulig report", description=file.about)
+    for name, (experiment, options) in found.items():
         uri = options.storage
         try:
             frames[experiment.name], provenance[experiment.name] = read_results(Storage(uri), experiment.name)

@@ -12,7 +12,6 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from neulig_ray.cli.dry_run import print_costs
 from neulig_ray.cli.options import Options
 from neulig_ray.cli.plan_table import plan_table
 from neulig_ray.cli.records import cells, expert_curves, trials
@@ -71,6 +70,8 @@ class Session:
 
     def print_plan(self) -> None:
         """What a run would do: stages, jobs, what the storage has of them, what each takes of the cluster."""
+        from neulig_ray.cli.dry_run import print_costs  # imports open_clip
+
         console = Console()
         console.print(plan_table(self.pipeline)[0])
         for group in self.plan.groups:
@@ -106,6 +107,8 @@ class Session:
     def results(self) -> pd.DataFrame:
         """The results table, which is written too."""
         self._table, self._provenance = write_results(self.plan, self.storage, self.pipeline.failures)
+        for warning in self._provenance["warnings"]:
+            self.reporter.say(f"[yellow]warning[/]      {warning}")
         return self._table
 
     def record(self) -> None:

@@ -1,28 +1,23 @@
 """Looking at images through a merged model, without copying its parameters into a tower."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call
 
 from neulig_ray.merging.sources import State, moved
-
-if TYPE_CHECKING:
-    from neulig_ray.models.archs import Arch
+from neulig_ray.models.archs import Arch
+from neulig_ray.models.clip import preprocess
 
 
 def embed_with(
-    tower: nn.Module, state: State, images: np.ndarray, arch: "Arch", batch_size: int = 256
+    tower: nn.Module, state: State, images: np.ndarray, arch: Arch, batch_size: int = 256
 ) -> torch.Tensor:
     """Embeddings float32 (N, d), on the CPU, of images uint8 (N, H, W, 3) by `tower` with `state`'s tensors.
 
     Eval mode, no gradient; what `state` holds stands in for the tower's own parameters, which are not
     changed. It runs on the device of `tower`, to which the images and what `state` has elsewhere are moved.
     """
-    from neulig_ray.models.clip import preprocess  # imports open_clip: seconds
-
     device = next(tower.parameters()).device
     tensors = moved(state, device)
     tower.eval()

@@ -5,21 +5,21 @@ import functools
 import hashlib
 import json
 import logging
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
 from neulig_ray.errors import InputError
 from neulig_ray.models.archs import ARCHS, Arch
 
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of OpenAI's images, as open_clip.OPENAI_DATASET_MEAN
+STD = (0.26862954, 0.26130258, 0.27577711)
 TOKEN_STD = 0.02  # open_clip's own initialisation of token embeddings
 TOKEN_SHA256 = {
     # (seed, vocabulary, width): of the float32 bytes, little-endian, row by row
@@ -27,11 +27,23 @@ TOKEN_SHA256 = {
 }
 
 
+@functools.cache
+def _library() -> Any:
+    """open_clip, with our archs among its models. Imported with the first model: it takes seconds."""
+    import open_clip
+
+    for arch in ARCHS.values():
+        add_to_open_clip(arch)
+    return open_clip
+
+
 def add_to_open_clip(arch: Arch) -> None:
     """Make `open_clip.create_model(arch.name)` and `open_clip.get_tokenizer(arch.name)` work.
 
     Raises InputError when the name means another configuration already.
     """
+    import open_clip
+
     config = json.loads(json.dumps(arch.config))
     known = open_clip.get_model_config(arch.name)
     if known == config:
@@ -91,7 +103,9 @@ def _create(arch: Arch, device: str) -> Any:
     add_to_open_clip(arch)
     with _without_warnings():
         try:
-            return open_clip.create_model(arch.name, load_weights=False, pretrained_text=False, device=device)
+            return _library().create_model(
+                arch.name, load_weights=False, pretrained_text=False, device=device
+            )
         except Exception as error:
             raise InputError(f"arch {arch.name!r}: open_clip cannot build it: {error}") from error
 
@@ -114,7 +128,7 @@ def build_tower(arch: Arch) -> nn.Module:
 
 @functools.cache
 def _tokenizer(name: str) -> Any:
-    return open_clip.get_tokenizer(name)
+    return _library().get_tokenizer(name)
 
 
 def tokenize(texts: list[str], arch: Arch) -> Tensor:
@@ -138,10 +152,13 @@ def preprocess(images: np.ndarray | Tensor, arch: Arch, device: torch.device | s
     batch = torch.as_tensor(images).to(device).permute(0, 3, 1, 2)
     size = image_size(arch)
     if batch.shape[-2:] != (size, size):
+        from torchvision.transforms.v2 import InterpolationMode  # seconds
+        from torchvision.transforms.v2 import functional as transforms
+
         batch = transforms.resize(batch, [size], InterpolationMode.BICUBIC, antialias=True)
         batch = transforms.center_crop(batch, [size, size])
-    mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN, device=batch.device).view(3, 1, 1)
-    std = torch.tensor(open_clip.OPENAI_DATASET_STD, device=batch.device).view(3, 1, 1)
+    mean = torch.tensor(MEAN, device=batch.device).view(3, 1, 1)
+    std = torch.tensor(STD, device=batch.device).view(3, 1, 1)
     return (batch.float() / 255).sub_(mean).div_(std).contiguous()
 
 
@@ -166,5 +183,5 @@ def embed(
     return torch.cat(parts).numpy()
 
 
-for _arch in ARCHS.values():
-    add_to_open_clip(_arch)
+if "open_clip" in sys.modules:  # who has it already finds our archs in it
+    _library()

@@ -1,7 +1,6 @@
 """Files of origins: whole CLIPs; ours in half precision and without their frozen token table."""
 
 import hashlib
-import importlib.resources
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 from neulig_ray.errors import InputError
 from neulig_ray.models.archs import Arch
 from neulig_ray.models.clip import build_clip, token_table
+from neulig_ray.models.sources import shipped as shipped
 from neulig_ray.models.weights import check_arch, check_state, describe, pack, unpack
 
 TOKEN_TABLE = "token_embedding.weight"  # noqa: S105
@@ -61,13 +61,6 @@ def load_origin(source: Path | str | bytes, arch: Arch, *, label: str = "") -> A
 def origin_metadata(source: Path | str | bytes) -> dict[str, Any]:
     """What an origin's header says; raises InputError as `load_origin`."""
     return unpack(source)[1]
-
-
-def shipped(arch_name: str, origin: str) -> Path | None:
-    """The origin file that came with the package, or None. A .json of the same stem tells how it was made."""
-    path = Path(str(importlib.resources.files("neulig_ray.models"))) / "origins"
-    path /= f"{arch_name}.{origin}.safetensors"
-    return path if path.is_file() else None
 
 
 def _sha256(tensor: Tensor) -> str:

@@ -1,8 +1,9 @@
 """Where an origin comes from, as people write it: `seed-0`, `openai`, a path, `hf-hub:...`, `fuse:...`."""
 
+import importlib.resources
 import re
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Literal
 
 from neulig_ray.errors import InputError
@@ -55,3 +56,10 @@ def parse_origin(given: str) -> OriginSource:
             f"give it one: --origins NAME={place}"
         )
     return found
+
+
+def shipped(arch_name: str, origin: str) -> Path | None:
+    """The origin file that came with the package, or None. A .json of the same stem tells how it was made."""
+    path = Path(str(importlib.resources.files("neulig_ray.models"))) / "origins"
+    path /= f"{arch_name}.{origin}.safetensors"
+    return path if path.is_file() else None

@@ -65,7 +65,8 @@ def render(frames: Mapping[str, pd.DataFrame], provenance: Mapping[str, Mapping[
 
 def _experiment(name: str, frame: pd.DataFrame, provenance: Mapping[str, Any], place: int) -> str:
     made = tables(frame)
-    parts = [f'<section id="e{place}"><h2>{escape(name)}</h2>', _facts(provenance)]
+    heading = f'<section id="e{place}"><h2>{escape(name)}</h2>'
+    parts = [heading, _facts(provenance), _warnings(provenance.get("warnings", ()))]
     if not made:
         return "".join([*parts, "<p>No results yet.</p></section>"])
     if headline := _headline(made):
@@ -108,6 +109,11 @@ def _facts(provenance: Mapping[str, Any]) -> str:
         f"<details><summary>Provenance: configuration, versions, commit, seeds, hardware</summary>"
         f"<pre>{whole}</pre></details>"
     )
+
+
+def _warnings(warnings: Sequence[str]) -> str:
+    listing = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
+    return f'<div class="failed"><b>Warnings</b><ul>{listing}</ul></div>' if warnings else ""
 
 
 def _protocol(configuration: Mapping[str, Any]) -> str:

@@ -1,12 +1,13 @@
 """What an experiment's methods and archs declare about themselves: the paper's Table 1, for results.json."""
 
-from collections.abc import Mapping
+import functools
 from typing import Any, Final
 
 from torch import nn
 
 from neulig_ray.config import Experiment
 from neulig_ray.merging import Method
+from neulig_ray.merging._base import defined_everywhere
 from neulig_ray.models.archs import ARCHS, Arch
 from neulig_ray.models.clip import skeleton
 from neulig_ray.stages.methods import MethodSpec
@@ -21,11 +22,10 @@ def declared(experiment: Experiment) -> dict[str, Any]:
     one base; `theory` is its own sentence.
     """
     methods = {spec.name: spec.method for spec in map(MethodSpec.parse, experiment.methods)}
-    towers = {kind: skeleton(ARCHS[name]).visual for kind, name in _EXAMPLES.items()}
     return {
         "archs": {name: tower_kind(ARCHS[name]) for name in experiment.archs},
         "methods": {
-            name: _describe(method, towers)
+            name: _describe(method)
             for name, method in methods.items()
             if method.kind not in ("reference", "ensemble")
         },
@@ -37,10 +37,21 @@ def tower_kind(arch: Arch) -> str:
     return "CNN" if isinstance(arch.config["vision_cfg"].get("layers"), list | tuple) else "ViT"
 
 
-def _describe(method: Method, towers: Mapping[str, nn.Module]) -> dict[str, Any]:
+@functools.cache
+def _tower(kind: str) -> nn.Module:
+    tower: nn.Module = skeleton(ARCHS[_EXAMPLES[kind]]).visual
+    return tower
+
+
+def _serves(method: Method, kind: str) -> bool:
+    """Asked of a tower only where a method refuses some: building one imports open_clip."""
+    return method.refuses is defined_everywhere or method.refuses(_tower(kind)) is None
+
+
+def _describe(method: Method) -> dict[str, Any]:
     return {
         "paper": method.paper,
-        **{kind: method.refuses(tower) is None for kind, tower in towers.items()},
+        **{kind: _serves(method, kind) for kind in _EXAMPLES},
         "diverse origins": not method.needs_base,
         "ensembling": method.has_counterpart,
         "theory": method.theory,

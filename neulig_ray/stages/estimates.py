@@ -31,7 +31,8 @@ GPU_FLOAT32_FLOPS: Final = 1.2e13  # the same of float32, without gradients: thr
 CPU_FLOPS: Final = 5e10  # a second and core, sustained, float32
 TRAINING: Final = 3  # forward passes that a step costs: forward, and twice that backward
 EVALUATING: Final = ("statistics", "evaluations")  # stages whose jobs may share a GPU
-# FLOP/s of the stages whose towers move to a GPU where their workers have one; training is in bfloat16 there.
+# FLOP/s of the stages whose towers move to a GPU where their workers have one; training is in bfloat16 there
+# unless it is told to be in float32.
 ON_GPU: Final = {
     "origins": GPU_FLOPS,
     "sources": GPU_FLOPS,
@@ -86,7 +87,10 @@ def estimate(plan: Plan, storage: Storage) -> dict[str, Cost]:
     found: dict[str, Cost] = {}
     for stage, artifacts in plan.artifacts().items():
         gpus = cluster.evaluation_gpus if stage in EVALUATING else cluster.gpus_per_worker
-        cost = Cost(gpu=ON_GPU.get(stage, 0.0) if gpus else 0.0)
+        rate = ON_GPU.get(stage, 0.0)
+        if stage in ("sources", "experts") and plan.experiment.finetune.precision == "float32":
+            rate = GPU_FLOAT32_FLOPS
+        cost = Cost(gpu=rate if gpus else 0.0)
         for artifact in artifacts:
             if not storage.exists(artifact):
                 counter.add(cost, stage, artifact)

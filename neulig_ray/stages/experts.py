@@ -1,6 +1,7 @@
 """Stages `heads` and `experts`: the frozen zero-shot classifiers, and the towers fine-tuned under them."""
 
 import copy
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -125,6 +126,8 @@ def expert_job(
     experiment: Experiment, origin: Origin, task: str, data: Artifact, head: Artifact
 ) -> ExpertJob:
     recipe = override(ARCHS[origin.arch].recipe(task), experiment.finetune)
+    if experiment.protocol == "paper":
+        recipe = dataclasses.replace(recipe, keep_last=True)  # as the reference's loaders
     inputs = {
         "origin": origin.artifact.fingerprint,
         "head": head.fingerprint,

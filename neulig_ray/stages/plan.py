@@ -8,7 +8,7 @@ from neulig_ray.errors import InputError
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import image_size
 from neulig_ray.models.sources import parse_origin
-from neulig_ray.report.published import published
+from neulig_ray.names import check_names
 from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.combinations import Group, collaborator, groups, origins_of
 from neulig_ray.stages.embeddings import embedding_job
@@ -22,7 +22,7 @@ from neulig_ray.stages.models import ArchModels
 from neulig_ray.stages.origins import Origin, plan_origin
 from neulig_ray.stages.prepare import task_job
 from neulig_ray.stages.search import Cell, plan_cell
-from neulig_ray.tasks import TASKS, Task, find_task
+from neulig_ray.tasks import Task, find_task
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,9 @@ class Plan:
 
 def make_plan(experiment: Experiment) -> Plan:
     """Check the experiment and name all it consists of; raises InputError before anything is started."""
+    check_names(experiment)
     check_values(experiment)
     e = experiment
-    for name in e.pretrain.tasks:
-        TASKS[name]
-    for name in e.archs:
-        ARCHS[name]
     entries = {entry: find_task(entry) for entry in e.tasks}
     called = [task.name for task in entries.values()]
     if len(set(called)) != len(called):
@@ -87,8 +84,6 @@ def make_plan(experiment: Experiment) -> Plan:
         )
     # From here on a folder or hub data set goes by its name alone; the plan keeps what was asked for.
     e = dataclasses.replace(e, tasks=tuple(called))
-    if e.published:
-        published(e.published)
     methods = [MethodSpec.parse(text) for text in e.methods]
     if twice := [m for m in methods if methods.count(m) > 1]:
         raise InputError(f"methods name {twice[0].name!r} twice with the same options")

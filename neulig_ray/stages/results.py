@@ -21,6 +21,7 @@ from neulig_ray.stages.evaluations import evaluation_rows
 from neulig_ray.stages.jobs import Failures
 from neulig_ray.stages.plan import Plan
 from neulig_ray.stages.storage import Storage
+from neulig_ray.stages.weak_experts import weak_experts
 
 TABLE, ABOUT = "results.parquet", "results.json"
 _PACKAGES = ("ray", "torch", "torchvision", "open_clip_torch", "mlflow", "numpy", "pandas")
@@ -35,6 +36,7 @@ def write_results(plan: Plan, storage: Storage, failures: Failures) -> tuple[pd.
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     about["selected"] = _selected(plan, storage)
+    about["warnings"] = weak_experts(plan, storage)
     name = plan.experiment.name
     for folder in (f"{name}/history/{about['fingerprint']}", name):
         storage.write(f"{folder}/{TABLE}", buffer.getvalue())

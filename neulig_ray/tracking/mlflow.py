@@ -14,6 +14,7 @@ from neulig_ray.errors import InputError, StageError
 from neulig_ray.tracking import projection, store
 from neulig_ray.tracking.records import Cell, ExpertCurve, Trial
 from neulig_ray.tracking.runs import CONTENT, KEY, Run
+from neulig_ray.tracking.standing import all_stand
 
 _PAGE: Final = 1000  # runs asked for at once
 _BATCH: Final = 1000  # metrics that MLflow takes at once
@@ -57,6 +58,9 @@ class Tracker:
         Raises StageError when the store fails on the way: the same command again records the rest.
         """
         wanted = projection.runs(self.experiment, results, trials, experts, cells, artifacts)
+        path = store.database(self.uri)
+        if path and all_stand(path, self.experiment, self.artifact_location, wanted):
+            return Recorded(len(wanted), 0)
         try:
             return self._bring_up_to_date(wanted)
         except (InputError, StageError):

@@ -59,8 +59,8 @@ def finetune(
     `checkpoint` is bit-identical to an undisturbed one; from the last epoch's, nothing is yielded and
     `tower` holds the expert. Each of `world_size` workers takes every world_size-th image of each global
     batch; `wrap` is where data parallelism goes, and averages gradients. Images left over at the end of an
-    epoch wait for the next one. Raises TrainingDiverged, naming `name`, epoch and step, and InputError for
-    batches too small to share.
+    epoch wait for the next one, or are a smaller batch where the recipe keeps it. Raises TrainingDiverged,
+    naming `name`, epoch and step, and InputError for batches too small to share.
     """
     device = torch.device(device)
     batch_size = min(recipe.batch_size, len(train))
@@ -82,7 +82,8 @@ def finetune(
     if checkpoint is not None:
         optimizer.load_state_dict(checkpoint["optimizer"])
 
-    per_epoch = len(train) // batch_size
+    batches = _batches(len(train), batch_size, 2 * world_size if recipe.keep_last else batch_size)
+    per_epoch = len(batches)
     steps = recipe.epochs * per_epoch
     val_labels = torch.from_numpy(val.labels)
     for epoch in range(done, recipe.epochs):
@@ -90,10 +91,7 @@ def finetune(
         generator = np.random.default_rng((seed, epoch))
         order = generator.permutation(len(train))
         moves = draw(recipe, generator, train.images.shape)
-        shares = [
-            order[at : at + batch_size][rank::world_size]
-            for at in range(0, per_epoch * batch_size, batch_size)
-        ]
+        shares = [order[batch][rank::world_size] for batch in batches]
         execution.train(parallel)
         total, seen = 0.0, 0
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -103,7 +101,7 @@ def finetune(
                 rate = scheduled(epoch * per_epoch + step, steps, recipe.learning_rate, recipe.warmup)
                 summed = partial(_summed_loss, execution, parallel, head, arch, batch)
                 # Workers' gradients are averaged: the sum over all images, divided by the global batch.
-                scale = world_size / batch_size
+                scale = world_size / (batches[step].stop - batches[step].start)
                 loss = execution.backward(parallel, optimizer, summed, len(batch.labels), scale)
                 where = f"{name}: epoch {epoch + 1}, step {step + 1}"
                 take_step(optimizer, loss, rate, recipe.gradient_clip, where)
@@ -127,10 +125,17 @@ def finetune(
             loss=total / seen,
             val_accuracy=accuracy(embeddings, head.cpu(), val_labels),
             seconds=seconds,
-            images_per_second=per_epoch * batch_size / seconds,
+            images_per_second=batches[-1].stop / seconds,
             checkpoint=save,
             state=lambda: to_cpu(dict(tower.state_dict())),
         )
+
+
+def _batches(images: int, batch_size: int, least: int) -> list[slice]:
+    """An epoch's batches; a last, smaller one only of `least` images or more."""
+    starts = range(0, images, batch_size)
+    found = [slice(at, min(at + batch_size, images)) for at in starts]
+    return found if found[-1].stop - found[-1].start >= least else found[:-1]
 
 
 class _Batch(NamedTuple):

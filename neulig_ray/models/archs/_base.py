@@ -26,14 +26,18 @@ class FinetuneRecipe:
     channels_last: bool = False
     gradient_checkpointing: bool = False  # activations of transformer blocks computed again going back
     compile: bool = False  # torch.compile
+    keep_last: bool = False  # the last, smaller batch of an epoch; else its images wait for the next epoch
 
     def identity(self) -> dict[str, Any]:
         """What an expert is told apart by, as far as its recipe goes: every field that has an effect.
 
-        `augment` is named where it is no shift: fingerprints from before there were others stay valid.
+        `augment` is named where it is no shift, `keep_last` where it is set: fingerprints from before there
+        were others stay valid.
         """
         fields = asdict(self)
         del fields["augment" if self.augment == "shift" else "shift"]
+        if not self.keep_last:
+            del fields["keep_last"]
         return fields
 
 
@@ -78,6 +82,11 @@ class Arch:
         """How an expert of `task` is made."""
         plain = "".join(letter for letter in task.lower() if letter.isalnum())
         return replace(self.finetune, epochs=self.task_epochs.get(plain, self.finetune.epochs))
+
+
+def plain(name: str) -> str:
+    """An arch's name without its activation."""
+    return name.removesuffix("-quickgelu")
 
 
 # Any open_clip model with a tower that we know is an arch by its open_clip name.

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from neulig_ray.errors import InputError
-from neulig_ray.models.archs import ARCHS, Arch
-from neulig_ray.models.foreign.tags import plain
+from neulig_ray.models.archs import ARCHS, Arch, plain
 
 State = dict[str, Tensor]
 PATCHES = "embeddings.patch_embedding.weight"  # the tensor by which a transformers tower is known

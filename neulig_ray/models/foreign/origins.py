@@ -11,7 +11,6 @@ from torch import Tensor
 from neulig_ray.errors import InputError
 from neulig_ray.models.archs import Arch
 from neulig_ray.models.clip import build_clip, skeleton
-from neulig_ray.models.foreign import tags
 from neulig_ray.models.foreign.checkpoints import Checkpoint, digest, locate, read_checkpoint
 from neulig_ray.models.foreign.huggingface import PATCHES, clip_from
 from neulig_ray.models.origins import load_origin, origin_bytes, shipped
@@ -33,6 +32,10 @@ def check_origin(arch: Arch, source: OriginSource) -> None:
     """Raises InputError for an origin that there is no way to have, before anything is downloaded or read."""
     if source.kind == "path" and not Path(source.place).expanduser().exists():
         raise InputError(f"origin {source.place!r}: there is no such file or folder")
+    if source.kind not in ("tag", "path", "hub"):
+        return
+    from neulig_ray.models.foreign import tags  # imports open_clip: seconds
+
     if source.kind == "tag" and not tags.known(source.place):
         near = difflib.get_close_matches(source.place, ["seed-0", "seed-1", *tags.every()], n=2)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
@@ -42,7 +45,7 @@ def check_origin(arch: Arch, source: OriginSource) -> None:
             f"a path (a .safetensors or .pt file, a folder of open_clip or transformers) or {HUB}OWNER/NAME"
         )
     # A file that is called as a tag is taken for the tag's weights, placed by hand.
-    if source.kind == "tag" or (source.kind in ("path", "hub") and tags.known(source.name)):
+    if source.kind == "tag" or tags.known(source.name):
         tags.check_tag(arch, source.place if source.kind == "tag" else source.name)
 
 
@@ -62,6 +65,8 @@ def open_origin(arch: Arch, source: OriginSource) -> Opened:
             )
         return Opened(load_origin(path, arch), {"source": path.name, "sha256": digest(path)})
     if source.kind == "tag":
+        from neulig_ray.models.foreign import tags
+
         path = tags.download_tag(arch, source.place)
     else:
         path = locate(HUB + source.place if source.kind == "hub" else source.place, source.name)

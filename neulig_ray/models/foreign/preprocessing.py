@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import open_clip
-
 from neulig_ray.errors import InputError
+from neulig_ray.models.clip import MEAN, STD
 
 OURS = {
-    "mean": open_clip.OPENAI_DATASET_MEAN,
-    "std": open_clip.OPENAI_DATASET_STD,
+    "mean": MEAN,
+    "std": STD,
     "interpolation": "bicubic",
     "resize_mode": "shortest",
 }

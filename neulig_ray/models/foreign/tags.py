@@ -8,7 +8,7 @@ from open_clip import pretrained
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
 from neulig_ray.errors import InputError
-from neulig_ray.models.archs import Arch
+from neulig_ray.models.archs import Arch, plain
 from neulig_ray.models.foreign import hub
 from neulig_ray.models.foreign.preprocessing import check_preprocessing
 
@@ -49,11 +49,6 @@ def check_tag(arch: Arch, tag: str) -> dict[str, Any]:
         )
     check_preprocessing(entry, f"origin {tag!r} of {arch.name}")
     return entry
-
-
-def plain(name: str) -> str:
-    """The arch's name without its activation."""
-    return name.removesuffix("-quickgelu")
 
 
 def _has(name: str, tag: str) -> bool:
