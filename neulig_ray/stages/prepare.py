@@ -143,7 +143,7 @@ def _files(
         info["shards"][split] = names
         if damaged.names:
             info["notes"].append(
-                f"{split}: {len(damaged.names)} of {len(part)} images do not decode and are left out: "
+                f"{split}: {len(damaged.names)} of {len(part)} images cannot be used and are left out: "
                 + "; ".join(damaged.names[:5])
             )
     if shown := crops:

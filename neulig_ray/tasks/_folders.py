@@ -4,16 +4,13 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from neulig_ray.errors import InputError
 from neulig_ray.tasks import _splits
-from neulig_ray.tasks._pictures import Pictures
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from neulig_ray.tasks._open import opened
+from neulig_ray.tasks._pictures import Pictures, printable
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 TEST_SHARE = 0.2
@@ -75,12 +72,7 @@ class FolderReader:
         files = [file for part in classes.values() for file in part]
         labels = np.repeat(np.arange(len(classes)), [len(part) for part in classes.values()])
 
-        def read(i: int) -> "Image":
-            from PIL import Image
-
-            return Image.open(files[i])
-
-        return Pictures(labels, read, lambda i: str(files[i]), tuple(classes))
+        return Pictures(labels, lambda i: opened(files[i]), lambda i: printable(files[i]), tuple(classes))
 
 
 def _images(folder: Path) -> dict[str, list[Path]]:

@@ -1,7 +1,6 @@
 """Tasks through Hugging Face `datasets`: by repository and columns, or from a copy of it placed by hand."""
 
 import contextlib
-import io
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from neulig_ray.errors import InputError, unknown
 from neulig_ray.tasks._base import Files, Task
 from neulig_ray.tasks._files import file_task, names_of, register
 from neulig_ray.tasks._names import Names
+from neulig_ray.tasks._open import BadImage, opened
 from neulig_ray.tasks._pictures import Labels, Pictures
 
 if TYPE_CHECKING:
@@ -145,10 +145,12 @@ class HubReader:
             ) from error
 
         def read(i: int) -> "Image":
-            from PIL import Image
-
-            cell = encoded[i][self.image]
-            return Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"])
+            cell = encoded[i][self.image] or {}
+            if cell.get("bytes") is not None:
+                return opened(cell["bytes"])
+            if cell.get("path"):
+                return opened(Path(cell["path"]))
+            raise BadImage("there is no image in this row: it is null")
 
         return Pictures(labels, read, lambda i: f"row {i} of {self.dataset} {split}", names)
 
