@@ -223,10 +223,10 @@ def test_a_bomb_takes_little_memory_and_time(name: str, tmp_path: Path) -> None:
     file.write_bytes(BOMBS[name]())
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from neulig_ray.tasks._open import opened\n"
+        "from neulig_ray.tasks._eight_bits import upright_rgb; from neulig_ray.tasks._open import opened\n"
         "import PIL.Image; PIL.Image.init()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try:\n    with opened(Path(sys.argv[1])) as image: image.convert('RGB')\n"
+        "try:\n    with opened(Path(sys.argv[1])) as image: upright_rgb(image)\n"
         "except Exception as error: print(error, file=sys.stderr)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )

@@ -18,7 +18,7 @@ from neulig_ray.stages.shards import SHARD_BYTES, StoredImages
 from neulig_ray.stages.storage import Storage
 from neulig_ray.tasks import TASKS, Split, Task, find_task
 from neulig_ray.tasks._base import Protocol
-from neulig_ray.tasks._encode import Crops, Damaged, encode
+from neulig_ray.tasks._encode import DECODING, Crops, Damaged, encode
 from neulig_ray.tasks._files import fetch, pictures, stored_size
 
 VERSION = 2  # 2: images in shards
@@ -50,7 +50,7 @@ def task_artifact(
         "seed": seed,
     }
     if task.files is not None:
-        inputs |= {"size": stored_size(task, size), **task.files.identity()}
+        inputs |= {"size": stored_size(task, size), "decoding": DECODING, **task.files.identity()}
     if protocol != "standard":
         inputs |= {"protocol": protocol, "views": views, "view_size": size}
     label = f"{task.name}.s{seed}" + ("" if protocol == "standard" else f".{protocol}")
@@ -156,10 +156,13 @@ def _files(
 
 
 def _image_bytes(task: Task, part: Any, size: int | None) -> int:
-    if size is None:
-        image = part.read(0)
-        return image.width * image.height * 3
-    return size * size * 3
+    if size is not None:
+        return size * size * 3
+    if task.files is not None and task.files.native is not None:
+        height, width = task.files.native  # its first image may be damaged
+    else:
+        width, height = part.read(0).size
+    return height * width * 3
 
 
 def _shared(task: Task, seen: dict[str, set[bytes]]) -> list[str]:

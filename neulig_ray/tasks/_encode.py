@@ -12,12 +12,15 @@ import numpy as np
 from neulig_ray.errors import InputError
 from neulig_ray.seeds import stable_generator
 from neulig_ray.tasks._crops import crop_boxes
+from neulig_ray.tasks._eight_bits import upright_rgb
 from neulig_ray.tasks._open import BadImage, check_pixels
 from neulig_ray.tasks._pictures import Labels, Pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# In the names of tasks that are read from files. 2: EXIF, more than 8 bits, what is left out.
+DECODING: Final = 2
 MOST_DAMAGED = 0.01
 _LARGE: Final = 16_000_000  # pixels: of larger images one at a time is decoded
 _one_large = threading.Lock()
@@ -73,7 +76,7 @@ def encode(
             with pictures.read(row) as stored:
                 large = stored.width * stored.height > _LARGE
                 with _one_large if large else nullcontext():
-                    image = stored.convert("RGB")
+                    image = upright_rgb(stored)
                     if crops is not None:
                         return np.asarray(_cropped(image, crops, view or 0, row))
                     return np.asarray(image if size is None else fitted(image, size))
