@@ -76,9 +76,14 @@ def task_job(
     views: int = 1,
     task: Task | None = None,
 ) -> Job:
-    """Prepares a task. One that reads files runs on the driver's node, where they lie below its data root."""
+    """Prepares a task. One that reads files runs on the driver's node, where they lie below its data root.
+
+    Raises InputError where files that are at hand cannot be divided, so that each split has each class.
+    """
     task = task or find_task(entry)
     artifact = task_artifact(entry, seed, protocol, size=size, views=views, task=task)
+    if task.files is not None and task.files.at_hand:
+        pictures(task, seed, protocol)
     arguments = {
         "entry": entry,
         "seed": seed,
@@ -92,7 +97,7 @@ def task_job(
 
 def fetch_files(job: Job) -> None:
     """Have the files of a task's job on this node, downloading what is missing; raises InputError."""
-    fetch(find_task(job.arguments["entry"]))
+    fetch(find_task(job.arguments["entry"]), job.arguments["seed"], job.arguments["protocol"])
 
 
 def _make(
@@ -125,7 +130,9 @@ def _files(
     """Each file when it is made, so that a shard at a time is in memory; `info` is whole after the last."""
     threads = min(MOST_THREADS, os.cpu_count() or 1)
     seen: dict[str, set[bytes]] = {}
-    for split, part in pictures(task, seed, protocol, root).items():
+    parts = pictures(task, seed, protocol, root)
+    info["notes"] += dict.fromkeys(note for part in parts.values() for note in part.notes)
+    for split, part in parts.items():
         damaged = Damaged(f"task {task.name!r}, split {split!r}", len(part))
         names: list[str] = []
         labels: list[np.ndarray] = []
@@ -138,7 +145,8 @@ def _files(
             if task.files is not None:
                 seen[split].update(hashlib.blake2b(image, digest_size=12).digest() for image in images)
             yield names[-1], array_bytes(images)
-        yield f"{split}-labels.npy", array_bytes(np.concatenate(labels))
+        stored = np.concatenate(labels)
+        yield f"{split}-labels.npy", array_bytes(stored)
         info["images"][split] = sum(map(len, labels))
         info["shards"][split] = names
         if damaged.names:
@@ -146,6 +154,9 @@ def _files(
                 f"{split}: {len(damaged.names)} of {len(part)} images cannot be used and are left out: "
                 + "; ".join(damaged.names[:5])
             )
+            if gone := set(part.labels.tolist()) - set(stored.tolist()):
+                names = ", ".join(repr(task.class_names[label]) for label in sorted(gone)[:5])
+                info["notes"].append(f"{split}: no image is left of {names}")
     if shown := crops:
         info["notes"].append(
             f"test: half of the images that were not held out of the official training split, {shown.views} "
