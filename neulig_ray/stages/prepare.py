@@ -155,8 +155,8 @@ def _files(
                 + "; ".join(damaged.names[:5])
             )
             if gone := set(part.labels.tolist()) - set(stored.tolist()):
-                names = ", ".join(repr(task.class_names[label]) for label in sorted(gone)[:5])
-                info["notes"].append(f"{split}: no image is left of {names}")
+                lost = ", ".join(repr(task.class_names[label]) for label in sorted(gone)[:5])
+                info["notes"].append(f"{split}: no image is left of {lost}")
     if shown := crops:
         info["notes"].append(
             f"test: half of the images that were not held out of the official training split, {shown.views} "

@@ -86,7 +86,8 @@ def encode(
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(items), per_block):
             block = items[start : start + per_block]
-            images, rows = [], []
+            images: list[np.ndarray] = []
+            rows: list[int] = []
             for (view, row), found in zip(block, pool.map(read, block), strict=True):
                 if not isinstance(found, Exception):
                     _check_shape(found, row, images, rows, pictures, damaged.where)

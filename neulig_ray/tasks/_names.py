@@ -3,7 +3,6 @@
 A line is `name`, or `what the data calls it | what a prompt calls it`. Underscores stand for spaces.
 """
 
-import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,11 +34,8 @@ def check_list(task: str, names: Names) -> None:
     names that are equal without case, underscores, white space and spellings of Unicode are one name.
     """
     if len(names.spoken) < 2:
-        raise InputError(
-            f"task {task!r} has {len(names.spoken)} class{'es' * (not names.spoken)}"
-            f"{': ' * bool(names.carried)}{', '.join(map(repr, names.carried))}. It needs two or more: of one "
-            "every model is right about all images"
-        )
+        has = f"one class, {names.carried[0]!r}" if names.carried else "no classes"
+        raise InputError(f"task {task!r} has {has}. It needs two or more: with one every model is right")
     met: dict[str, str] = {}
     for spoken, carried in zip(*names, strict=True):
         if spoken != spoken.strip() or not _evened(spoken):
@@ -64,9 +60,9 @@ def check_names(task: str, names: Names, found: Sequence[str], where: str) -> No
     if len({_plain(name) for name in names.carried}) < len(names.carried):
         plain = _evened  # signs are all that tells C from C#
     if len(found) != len(names.spoken):
-        ours = {plain(name) for name in (*names.carried, *names.spoken)}
+        known = {plain(name) for name in (*names.carried, *names.spoken)}
         theirs = {plain(name) for name in found}
-        more = [name for name in found if plain(name) not in ours]
+        more = [name for name in found if plain(name) not in known]
         less = [c for s, c in zip(*names, strict=True) if not {plain(s), plain(c)} & theirs]
         told = "".join(
             f"; {what}: {', '.join(map(repr, some[:5]))}"
@@ -104,4 +100,6 @@ def _evened(name: str) -> str:
 
 def _plain(name: str) -> str:
     """Without case, spaces and signs, which data sets write as they like."""
-    return re.sub(r"[\W_]", "", _evened(name))
+    return "".join(
+        c for c in _evened(name) if unicodedata.category(c)[0] in "LNM"
+    )  # letters, numbers, accents

@@ -29,7 +29,7 @@ def opened(source: Path | bytes) -> "Image":
     megapixels, for what takes far more time or memory than its size tells, and for no file;
     PIL.UnidentifiedImageError for any other format.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if isinstance(source, Path) and not source.is_file():
         raise BadImage("it is no regular file" if source.exists() else "there is no such file")
@@ -37,8 +37,8 @@ def opened(source: Path | bytes) -> "Image":
         raise BadImage("it is empty: 0 bytes")
     try:
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
-    except Image.UnidentifiedImageError:
-        raise Image.UnidentifiedImageError(f"cannot identify it: {_other_format(source)}") from None
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError(f"cannot identify it: {_other_format(source)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage(f"it has more than {MEGAPIXELS} megapixels: make it smaller ({error})") from None
     try:
@@ -56,12 +56,13 @@ def check_pixels(width: int, height: int, what: str = "it", most: int = MEGAPIXE
 
 
 def _check(image: Any) -> None:
-    check_pixels(*image.size)
+    width, height = image.size
+    check_pixels(width, height)
     if image.format == "PPM" and image.tile and image.tile[0][0] != "raw":
-        check_pixels(*image.size, "a PPM as text, or whose largest value is unusual,", _SLOW_MEGAPIXELS)
+        check_pixels(width, height, "a PPM as text, or whose largest value is unusual,", _SLOW_MEGAPIXELS)
     if image.format == "TIFF":  # libtiff has memory for a whole tile, however small the image is
-        width, length = (image.tag_v2.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH))
-        check_pixels(int(width), int(length), "a tile of it")
+        tile = [int(image.tag_v2.get(tag, 0)) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
+        check_pixels(tile[0], tile[1], "a tile of it")
     if image.format in ("JPEG", "MPO") and (scans := _scans(image.fp)) > _MOST_SCANS:
         raise BadImage(f"a JPEG of more than {_MOST_SCANS} scans ({scans}): save it anew")
 

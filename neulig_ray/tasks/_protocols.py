@@ -88,7 +88,7 @@ def _lacking(
     return (
         f"task {task.name!r}: split {split!r} of protocol {protocol} would have no image of class "
         f"{names[first]!r}{more}. The class has {total} image{'s' * (total != 1)}: {each}. It needs at least "
-        "3, one each for train, val and test (val is taken out of train where the data has none): add images, "
+        "3, one each for train, val and test (val is taken out of train where the data has none): add images "
         "or leave the class out"
     )
 
