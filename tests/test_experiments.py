@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 from rich.console import Console
+from test_folder_tasks import folder
 
 from neulig_ray.cli import main
 from neulig_ray.cli.experiments import choose, load_file
@@ -24,6 +25,10 @@ from neulig_ray.stages.plan import make_plan
 from neulig_ray.stages.progress import Reporter
 from neulig_ray.stages.storage import Storage
 from neulig_ray.tasks import TASKS
+from neulig_ray.tasks._base import Files
+from neulig_ray.tasks._files import file_task, register
+from neulig_ray.tasks._names import Names
+from neulig_ray.tasks._pictures import Pictures
 
 FILES = sorted((REPOSITORY / "experiments").glob("*.py"))
 COMMANDS = [(file, ()) for file in FILES] + [
@@ -78,6 +83,66 @@ def test_placed_data_is_not_missing(alone: None, tmp_path: Path) -> None:
     (tmp_path / "data/MNIST/raw").mkdir(parents=True)
     (tmp_path / "data/huggingface/tanganke___eurosat").mkdir(parents=True)
     assert absent(plan, storage) == []
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_data_of_a_plugins_own_reader(
+    alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """Only the reader knows: it is asked, and what it says is told, instead of a guess at torchvision."""
+
+    def read(root: Path, download: bool) -> dict[str, Pictures]:
+        if not there:
+            raise InputError("place tables/ there")
+        return {}
+
+    monkeypatch.setattr(TASKS, "_items", dict(TASKS._items))
+    monkeypatch.setattr(TASKS, "_modules", dict(TASKS._modules))
+    files = Files(read=read, names=Names(("a", "b"), ("a", "b")))
+    register(file_task("tables", files, templates=("{}",), source="a plugin"), "plugin")
+    plan = make_plan(Experiment(name="x", archs=("tiny-vit",), tasks=("digits", "tables"), n=(2,)))
+    found = [(thing.what, thing.remedy) for thing in absent(plan, Storage(str(tmp_path / "storage")))]
+    assert found == ([] if there else [("data of tables", "place tables/ there")])
+
+
+HERE = ("data of x: folder", "3 classes, images: train 21, val 3, test 6")
+FEW = ("class 'cat'", "has 1 image", "at least 3")
+
+
+@pytest.mark.parametrize(
+    ("flags", "images", "status", "words"),
+    [
+        pytest.param(["--dry-run"], 10, 0, HERE, id="F30"),
+        pytest.param(["--dry-run"], 1, 2, FEW, id="F14-dry-run"),
+        pytest.param([], 1, 2, FEW, id="F14"),
+    ],
+)
+def test_a_folder_is_looked_through_before_anything_starts(
+    alone: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    images: int,
+    status: int,
+    words: tuple[str, ...],
+) -> None:
+    path = folder(tmp_path / "[bold]f[/x]", **{"": images})
+    arguments = [
+        *flags,
+        "--storage",
+        str(tmp_path / "s"),
+        "--tasks",
+        "digits",
+        f"x=folder:{path}",
+        "--n",
+        "2",
+    ]
+    assert main(["run", str(REPOSITORY / "experiments/smallest.py"), *arguments]) == status
+    told = "".join(capsys.readouterr())
+    for word in words:
+        assert word in told
+    assert "torchvision" not in told
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_missing_package_is_named(alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

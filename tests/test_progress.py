@@ -76,6 +76,16 @@ def test_a_log_gets_a_line_now_and_then(clock: Clock, reporter: Reporter) -> Non
     assert [line.split()[-2] for line in lines] == ["3", "6"]
 
 
+@pytest.mark.parametrize("name", ["a[1].png", "[red]x.png", "[/].png", "[/x].png"])
+def test_names_of_files_are_no_markup(reporter: Reporter, name: str) -> None:
+    with reporter.stage("tasks", total=2, cached=0) as stage:
+        stage.note("x.s0", f"{name} is noted")
+        stage.finished("x.s0", f"{name} is damaged", failed=True)
+        stage.finished("y.s0", f"{name} is left out")
+    for words in ("noted", "damaged", "left out"):
+        assert f"{name} is {words}" in printed(reporter)
+
+
 def test_the_plan_tells_jobs_resources_and_order(tmp_path: object) -> None:
     import dataclasses
 

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from neulig_ray.cli.units import size
-from neulig_ray.stages.absent import Absent, absent
+from neulig_ray.stages.absent import Absent, absent, at_hand
 from neulig_ray.stages.estimates import CPU_FLOPS, GPU_FLOAT32_FLOPS, GPU_FLOPS, Cost, estimate
 from neulig_ray.stages.plan import Plan
 from neulig_ray.stages.storage import Storage
@@ -34,6 +34,9 @@ def print_costs(console: Console, plan: Plan, storage: Storage) -> None:
     if any(cost.unknown for cost in costs.values()):
         console.print("+: and what hangs on the drawn tasks' sizes, which are known when they are prepared")
     console.print(_ASSUMED, style="dim", highlight=False)
+    console.print()
+    for line in at_hand(plan):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     _print_absent(console, absent(plan, storage))
 
 
@@ -56,7 +59,6 @@ def _hours(hours: float) -> str:
 
 
 def _print_absent(console: Console, found: list[Absent]) -> None:
-    console.print()
     if not found:
         console.print("to download: nothing; missing: nothing")
         return

@@ -10,6 +10,7 @@ from typing import Final
 from huggingface_hub import try_to_load_from_cache
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
+from neulig_ray.errors import InputError
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.foreign import hub, tags
 from neulig_ray.models.sources import OriginSource
@@ -20,6 +21,7 @@ from neulig_ray.stages.origins import Origin
 from neulig_ray.stages.plan import Plan
 from neulig_ray.stages.storage import Storage
 from neulig_ray.tasks import find_task
+from neulig_ray.tasks._files import pictures
 from neulig_ray.tasks._hub import HubReader
 
 _PACKAGES: Final = {"pcam": ("h5py", "h5py")}  # task -> the module that reads it, and what to install
@@ -55,9 +57,23 @@ def absent(plan: Plan, storage: Storage) -> list[Absent]:
     return found
 
 
+def at_hand(plan: Plan) -> Iterator[str]:
+    """Lines on each task whose entry names its data: where it is, how much, and what is passed over."""
+    for job in plan.all_tasks:
+        task = find_task(job.arguments["entry"])
+        if task.files is not None and task.files.at_hand:
+            splits = pictures(task, job.arguments["seed"], job.arguments["protocol"])
+            counts = ", ".join(f"{name} {len(part)}" for name, part in splits.items())
+            yield f"data of {task.name}: {task.source}, {len(task.class_names)} classes, images: {counts}"
+            for note in dict.fromkeys(note for part in splits.values() for note in part.notes):
+                yield f"data of {task.name}: {note}"
+
+
 def _of_task(job: Job) -> Iterator[Absent]:
     task = find_task(job.arguments["entry"])
     assert task.files is not None
+    if task.files.at_hand:
+        return
     reader, root = task.files.read, data_root()
     what = f"data of {task.name}"
     if isinstance(reader, HubReader):
@@ -70,10 +86,14 @@ def _of_task(job: Job) -> Iterator[Absent]:
             cache / f"hub/datasets--{kept}",
         ]
         remedy = f"downloaded from the hub ({reader.dataset}), or placed in {places[0]}"
+    elif (first := re.match(r"[^/ ,]+", place := str(getattr(reader, "place", "")))) is None:
+        try:  # a plugin's own reader: it alone knows
+            reader(root, False)
+        except InputError as error:
+            yield Absent(what, str(error))
+        return
     else:
-        place = str(getattr(reader, "place", ""))
-        first = re.match(r"[^/ ,]+", place)
-        places = [root / first[0]] if first else [root]  # an image folder was read already
+        places = [root / first[0]]
         downloads = getattr(reader, "downloads", True)
         remedy = f"{'downloaded by torchvision, or' if downloads else 'to be'} placed: {place} below {root}"
     if task.name in _PACKAGES and importlib.util.find_spec(_PACKAGES[task.name][0]) is None:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from rich.markup import escape
+
 from neulig_ray.errors import StageError
 from neulig_ray.paths import data_root
 from neulig_ray.stages.cluster import Cluster, Need
@@ -54,7 +56,8 @@ class Pipeline:
         """
         for job in self.plan.all_tasks:
             if job.on_driver and not self.storage.exists(job.artifact):
-                self.reporter.say(f"[bold]{'data':<12}[/] {job.arguments['entry']} (data root {data_root()})")
+                place = escape(f"{job.arguments['entry']} (data root {data_root()})")
+                self.reporter.say(f"[bold]{'data':<12}[/] {place}")
                 fetch_files(job)
         for origin in self.plan.all_origins:
             store_file(origin, self.storage)
@@ -106,7 +109,7 @@ class Pipeline:
             raise StageError("; ".join(self.failures.values()))
         for job in self.plan.all_tasks:
             for note in self.storage.manifest(job.artifact)["info"]["notes"]:
-                self.reporter.say(f"[bold]{'tasks':<12}[/] {job.artifact.label}: {note}")
+                self.reporter.say(f"[bold]{'tasks':<12}[/] {job.artifact.label}: {escape(note)}")
 
     def _origins(self) -> None:
         sources = self.plan.sources

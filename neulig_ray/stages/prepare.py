@@ -18,7 +18,7 @@ from neulig_ray.stages.shards import SHARD_BYTES, StoredImages
 from neulig_ray.stages.storage import Storage
 from neulig_ray.tasks import TASKS, Split, Task, find_task
 from neulig_ray.tasks._base import Protocol
-from neulig_ray.tasks._encode import Crops, Damaged, encode
+from neulig_ray.tasks._encode import DECODING, Crops, Damaged, encode
 from neulig_ray.tasks._files import fetch, pictures, stored_size
 
 VERSION = 2  # 2: images in shards
@@ -50,7 +50,7 @@ def task_artifact(
         "seed": seed,
     }
     if task.files is not None:
-        inputs |= {"size": stored_size(task, size), **task.files.identity()}
+        inputs |= {"size": stored_size(task, size), "decoding": DECODING, **task.files.identity()}
     if protocol != "standard":
         inputs |= {"protocol": protocol, "views": views, "view_size": size}
     label = f"{task.name}.s{seed}" + ("" if protocol == "standard" else f".{protocol}")
@@ -76,9 +76,14 @@ def task_job(
     views: int = 1,
     task: Task | None = None,
 ) -> Job:
-    """Prepares a task. One that reads files runs on the driver's node, where they lie below its data root."""
+    """Prepares a task. One that reads files runs on the driver's node, where they lie below its data root.
+
+    Raises InputError where files that are at hand cannot be divided, so that each split has each class.
+    """
     task = task or find_task(entry)
     artifact = task_artifact(entry, seed, protocol, size=size, views=views, task=task)
+    if task.files is not None and task.files.at_hand:
+        pictures(task, seed, protocol)
     arguments = {
         "entry": entry,
         "seed": seed,
@@ -92,7 +97,7 @@ def task_job(
 
 def fetch_files(job: Job) -> None:
     """Have the files of a task's job on this node, downloading what is missing; raises InputError."""
-    fetch(find_task(job.arguments["entry"]))
+    fetch(find_task(job.arguments["entry"]), job.arguments["seed"], job.arguments["protocol"])
 
 
 def _make(
@@ -125,7 +130,9 @@ def _files(
     """Each file when it is made, so that a shard at a time is in memory; `info` is whole after the last."""
     threads = min(MOST_THREADS, os.cpu_count() or 1)
     seen: dict[str, set[bytes]] = {}
-    for split, part in pictures(task, seed, protocol, root).items():
+    parts = pictures(task, seed, protocol, root)
+    info["notes"] += dict.fromkeys(note for part in parts.values() for note in part.notes)
+    for split, part in parts.items():
         damaged = Damaged(f"task {task.name!r}, split {split!r}", len(part))
         names: list[str] = []
         labels: list[np.ndarray] = []
@@ -138,14 +145,18 @@ def _files(
             if task.files is not None:
                 seen[split].update(hashlib.blake2b(image, digest_size=12).digest() for image in images)
             yield names[-1], array_bytes(images)
-        yield f"{split}-labels.npy", array_bytes(np.concatenate(labels))
+        stored = np.concatenate(labels)
+        yield f"{split}-labels.npy", array_bytes(stored)
         info["images"][split] = sum(map(len, labels))
         info["shards"][split] = names
         if damaged.names:
             info["notes"].append(
-                f"{split}: {len(damaged.names)} of {len(part)} images do not decode and are left out: "
+                f"{split}: {len(damaged.names)} of {len(part)} images cannot be used and are left out: "
                 + "; ".join(damaged.names[:5])
             )
+            if gone := set(part.labels.tolist()) - set(stored.tolist()):
+                lost = ", ".join(repr(task.class_names[label]) for label in sorted(gone)[:5])
+                info["notes"].append(f"{split}: no image is left of {lost}")
     if shown := crops:
         info["notes"].append(
             f"test: half of the images that were not held out of the official training split, {shown.views} "
@@ -156,10 +167,13 @@ def _files(
 
 
 def _image_bytes(task: Task, part: Any, size: int | None) -> int:
-    if size is None:
-        image = part.read(0)
-        return image.width * image.height * 3
-    return size * size * 3
+    if size is not None:
+        return size * size * 3
+    if task.files is not None and task.files.native is not None:
+        height, width = task.files.native  # its first image may be damaged
+    else:
+        width, height = part.read(0).size
+    return height * width * 3
 
 
 def _shared(task: Task, seen: dict[str, set[bytes]]) -> list[str]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 LOG_EVERY = 20.0  # seconds between the lines that a log gets of what is under way
@@ -98,7 +99,7 @@ class Stage:
 
     def note(self, job: str, text: str) -> None:
         """A line about a job that neither ends it nor fails it."""
-        self._reporter.say(f"[yellow]{self.name:<12} {job}[/] {text}")
+        self._reporter.say(f"[yellow]{self.name:<12} {job}[/] {escape(text)}")
 
     def finished(self, job: str, text: str = "", *, failed: bool = False) -> None:
         """Count a job; one that took long enough to be shown, or that failed, gets a line of its own."""
@@ -108,9 +109,9 @@ class Stage:
             self._count(job)
             self._now_and_then()
         if failed:
-            self._reporter.say(f"[red]{self.name:<12} {job} failed:[/] {text}")
+            self._reporter.say(f"[red]{self.name:<12} {job} failed:[/] {escape(text)}")
         elif text:
-            self._reporter.say(f"{self.name:<12} {job}  {text}")
+            self._reporter.say(f"{self.name:<12} {job}  {escape(text)}")
 
     def waits_for(self, jobs: int) -> None:
         """Tell that another driver is making this many of the stage's jobs."""

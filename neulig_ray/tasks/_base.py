@@ -9,7 +9,7 @@ import numpy as np
 
 from neulig_ray.errors import InputError
 from neulig_ray.registry import Registry
-from neulig_ray.tasks._names import Names
+from neulig_ray.tasks._names import Names, check_list
 from neulig_ray.tasks._pictures import Pictures
 
 SPLITS = ("train", "val", "test")
@@ -56,6 +56,8 @@ class Files:
     """Megabytes to download, about."""
     identity: Callable[[], Mapping[str, Any]] = dict
     """What the content depends on besides the task's name and version; part of its fingerprint."""
+    at_hand: bool = False
+    """Whether they were there, and read, when the task was found."""
     most_shared: float = 0.01
     """Fraction of a split's images that may be in another split too; above it the data is refused."""
 
@@ -130,6 +132,8 @@ def task(
 
     def declare(load: Loader) -> Task:
         made = Task(name, class_names, templates, load, source, version, pretraining)
-        return TASKS.register(name, made, module=load.__module__)
+        TASKS.register(name, made, module=load.__module__)
+        check_list(name, Names(class_names, class_names))
+        return made
 
     return declare

@@ -20,6 +20,7 @@ from neulig_ray.tasks._files import file_task
 from neulig_ray.tasks._folders import FolderReader
 from neulig_ray.tasks._hub import HubReader
 from neulig_ray.tasks._names import Names
+from neulig_ray.tasks._pictures import printable
 
 _ENTRY = re.compile(r"(?:(?P<name>[^=:/?]+)=)?(?P<kind>folder|hub):(?P<place>[^?]*)(?:\?(?P<query>.*))?")
 _TEMPLATES = ("a photo of a {}.",)
@@ -61,8 +62,8 @@ def _folder(
     _refuse_others(entry, options, ())
     reader = FolderReader(name, Path(place).expanduser().resolve())
     names = _spoken(reader.class_names())
-    files = Files(read=reader, names=names, identity=lambda: {"content": reader.digest()})
-    return file_task(name, files, templates=templates, source=f"folder {reader.path}")
+    files = Files(read=reader, names=names, at_hand=True, identity=lambda: {"content": reader.digest()})
+    return file_task(name, files, templates=templates, source=f"folder {printable(reader.path)}")
 
 
 def _hub(
@@ -74,7 +75,7 @@ def _hub(
     reader = HubReader(task=name, dataset=place, splits=splits, **given)
     tables = reader.tables(paths.data_root())
     train = tables[splits["train"]]
-    labels = reader.class_names(train)
+    labels = reader.class_names(tables)
     if labels is None:
         raise InputError(
             f"task {entry!r}: the label column {reader.label!r} carries no class names (it is "
@@ -84,6 +85,7 @@ def _hub(
     files = Files(
         read=reader,
         names=_spoken(labels),
+        at_hand=True,
         # The library's own fingerprint: of the files' hashes at the hub, or of local files' contents.
         identity=lambda: {
             "dataset": place,

@@ -1,21 +1,29 @@
 """From pictures to blocks of uint8 arrays: decoding, fitting to a size, views of the training transform."""
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from neulig_ray.errors import InputError
 from neulig_ray.seeds import stable_generator
 from neulig_ray.tasks._crops import crop_boxes
+from neulig_ray.tasks._eight_bits import upright_rgb
+from neulig_ray.tasks._open import BadImage, check_pixels
 from neulig_ray.tasks._pictures import Labels, Pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# In the names of tasks that are read from files. 2: EXIF, more than 8 bits, what is left out.
+DECODING: Final = 2
 MOST_DAMAGED = 0.01
+_LARGE: Final = 16_000_000  # pixels: of larger images one at a time is decoded
+_one_large = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -29,19 +37,20 @@ class Crops:
 
 @dataclass
 class Damaged:
-    """Images of one split that do not decode; more than 1 % of them is an InputError."""
+    """Images of one split that cannot be used; more than 1 % of them is an InputError."""
 
     where: str
     total: int
     names: list[str] = field(default_factory=list)
 
     def add(self, name: str, error: Exception) -> None:
-        self.names.append(f"{name} ({type(error).__name__}: {error})")
+        kind = "" if isinstance(error, BadImage) else f"{type(error).__name__}: "
+        self.names.append(f"{name} ({kind}{error})")
         if len(self.names) > MOST_DAMAGED * self.total:
             shown = "; ".join(self.names[:5])
             raise InputError(
-                f"{self.where}: more than {MOST_DAMAGED:.0%} of {self.total} images do not decode: {shown}. "
-                "Fetch or place the data again"
+                f"{self.where}: more than {MOST_DAMAGED:.0%} of {self.total} images cannot be used: {shown}. "
+                "Mend these or take them out; if they are damaged, fetch or place the data again"
             )
 
 
@@ -64,35 +73,40 @@ def encode(
     def read(item: tuple[int | None, int]) -> np.ndarray | Exception:
         view, row = item
         try:
-            image = pictures.read(row).convert("RGB")
-            if crops is not None:
-                return np.asarray(_cropped(image, crops, view or 0, row))
-            return np.asarray(image if size is None else fitted(image, size))
+            with pictures.read(row) as stored:
+                large = stored.width * stored.height > _LARGE
+                with _one_large if large else nullcontext():
+                    image = upright_rgb(stored)
+                    if crops is not None:
+                        return np.asarray(_cropped(image, crops, view or 0, row))
+                    return np.asarray(image if size is None else fitted(image, size))
         except Exception as error:
             return error
 
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(items), per_block):
             block = items[start : start + per_block]
-            images, rows = [], []
+            images: list[np.ndarray] = []
+            rows: list[int] = []
             for (view, row), found in zip(block, pool.map(read, block), strict=True):
                 if not isinstance(found, Exception):
+                    _check_shape(found, row, images, rows, pictures, damaged.where)
                     images.append(found)
                     rows.append(row)
                 elif not view:  # counted once, not for each of its views
                     damaged.add(pictures.describe(row), found)
             if images:
-                yield _stacked(images, rows, pictures, damaged.where), pictures.labels[rows]
+                yield np.stack(images), pictures.labels[rows]
 
 
-def _stacked(images: list[np.ndarray], rows: list[int], pictures: Pictures, where: str) -> np.ndarray:
-    for image, row in zip(images, rows, strict=True):
-        if image.shape != images[0].shape:
-            raise InputError(
-                f"{where}: {pictures.describe(row)} is {_pixels(image)}, but {pictures.describe(rows[0])} is "
-                f"{_pixels(images[0])}: images of this data set have one size. Fetch or place the data again"
-            )
-    return np.stack(images)
+def _check_shape(
+    image: np.ndarray, row: int, images: list[np.ndarray], rows: list[int], pictures: Pictures, where: str
+) -> None:
+    if images and image.shape != images[0].shape:
+        raise InputError(
+            f"{where}: {pictures.describe(row)} is {_pixels(image)}, but {pictures.describe(rows[0])} is "
+            f"{_pixels(images[0])}: images of this data set have one size. Fetch or place the data again"
+        )
 
 
 def _pixels(image: np.ndarray) -> str:
@@ -100,12 +114,16 @@ def _pixels(image: np.ndarray) -> str:
 
 
 def fitted(image: "Image", size: int) -> "Image":
-    """open_clip's evaluation transform: the shorter side resized to `size` (bicubic), then the middle."""
+    """open_clip's evaluation transform: the shorter side resized to `size` (bicubic), then the middle.
+
+    Raises BadImage for a picture so long and thin that it would be above 64 megapixels in between.
+    """
     from PIL.Image import Resampling
 
     shorter = min(image.size)
     if shorter != size:
         width, height = (int(size * side / shorter) for side in image.size)
+        check_pixels(width, height, f"it is {image.width}x{image.height} pixels, and fitted to {size} it")
         image = image.resize((width, height), Resampling.BICUBIC)
     left, top = round((image.width - size) / 2), round((image.height - size) / 2)
     return image.crop((left, top, left + size, top + size))

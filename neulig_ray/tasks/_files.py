@@ -7,7 +7,7 @@ import numpy as np
 from neulig_ray import paths
 from neulig_ray.tasks._base import PROTOCOLS, TASKS, Files, Protocol, Split, Task
 from neulig_ray.tasks._encode import Damaged, encode
-from neulig_ray.tasks._names import Names, read_names
+from neulig_ray.tasks._names import Names, check_list, read_names
 from neulig_ray.tasks._pictures import Pictures
 from neulig_ray.tasks._protocols import divide, official
 
@@ -23,7 +23,11 @@ def file_task(
     paper: bool = False,
     version: int = 1,
 ) -> Task:
-    """A task that reads `files`. `paper`: it has the splits of the paper's protocol."""
+    """A task that reads `files`. `paper`: it has the splits of the paper's protocol.
+
+    Raises InputError for class names that no head can be made of.
+    """
+    check_list(name, files.names)
     protocols: tuple[Protocol, ...] = PROTOCOLS if paper else ("standard",)
 
     def load(seed: int) -> dict[str, Split]:
@@ -44,13 +48,13 @@ def names_of(task: str, class_names: Names | tuple[str, ...] | None) -> Names:
     return class_names if isinstance(class_names, Names) else Names(class_names, class_names)
 
 
-def fetch(task: Task) -> None:
-    """Have a task's files below the data root, downloading what is missing; raises InputError.
+def fetch(task: Task, seed: int = 0, protocol: Protocol = "standard") -> None:
+    """Have a task's files below the data root, downloading what is missing, and see that they can be divided.
 
-    Nothing is decoded. Drawn tasks have no files.
+    Raises InputError. Nothing is decoded. Drawn tasks have no files.
     """
     if task.files is not None:
-        official(task, task.files.read(paths.data_root(), True))
+        divide(task, protocol, seed, official(task, task.files.read(paths.data_root(), True)))
 
 
 def pictures(

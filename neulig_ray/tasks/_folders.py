@@ -1,50 +1,51 @@
 """Image folders as tasks: PATH/train/<class>/*, PATH/test/<class>/*, perhaps PATH/val/<class>/*."""
 
 import hashlib
+import os
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Final
 
 import numpy as np
 
 from neulig_ray.errors import InputError
 from neulig_ray.tasks import _splits
-from neulig_ray.tasks._pictures import Pictures
+from neulig_ray.tasks._open import opened
+from neulig_ray.tasks._pictures import Pictures, printable
+from neulig_ray.tasks._tree import SUFFIXES, Tree, read_tree
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 TEST_SHARE = 0.2
 LAYOUT = "PATH/train/<class>/*.png and PATH/test/<class>/*.png (and PATH/val/...), or PATH/<class>/*.png"
+_SPLITS: Final = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 
 @dataclass(frozen=True)
 class FolderReader:
     """Reads a folder of images. Without train and test folders, a fifth of each class becomes test.
 
-    A class is a folder, its label the folder's place among the sorted names. Files that are no images by
-    their suffix are passed over.
+    A class is a folder, its label the folder's place among the sorted names. What is passed over, such as
+    files that are no images by their suffix, stands in the notes.
     """
 
     task: str
     path: Path
 
     def __call__(self, root: Path, download: bool) -> dict[str, Pictures]:
-        if not self.path.is_dir():
-            raise InputError(f"task {self.task!r}: there is no folder {str(self.path)!r}. It holds {LAYOUT}")
-        splits = {s: self.path / s for s in ("train", "val", "test") if (self.path / s).is_dir()}
-        if {"train", "test"} <= splits.keys():
-            return {split: self._pictures(folder) for split, folder in splits.items()}
-        if splits:
-            raise InputError(
-                f"task {self.task!r}: {str(self.path)!r} has {' and '.join(splits)} but not both train and "
-                f"test. It holds {LAYOUT}"
-            )
-        whole = self._pictures(self.path)
+        trees = self._trees()
+        if "" not in trees:
+            found = {split: self._pictures(tree, f"{split}: ") for split, tree in trees.items()}
+            return found | {"train": replace(found["train"], notes=(*self._beside(), *found["train"].notes))}
+        whole = self._pictures(trees[""], "")
         test = max(1, round(TEST_SHARE * len(whole)))
-        rows = _splits.stratified(self.task, 0, whole.labels, {"test": test, "train": len(whole) - test})
+        counts = {"test": test, "train": len(whole) - test}
+        rows = _splits.stratified(self.task, 0, whole.labels, counts)
+        rows = _splits.with_every_class(rows, whole.labels, small="test", large="train")
         return {name: whole.take(np.sort(rows[name])) for name in ("train", "test")}
 
     def class_names(self) -> tuple[str, ...]:
@@ -55,38 +56,96 @@ class FolderReader:
 
     def digest(self) -> str:
         """The sha256 of all images and their places below the folder: what the fingerprint is made of."""
-        files = [file for part in _images(self.path).values() for file in part]
+        files = [file for tree in self._trees().values() for part in tree.classes.values() for file in part]
         with ThreadPoolExecutor() as pool:
-            hashes = pool.map(lambda file: hashlib.sha256(file.read_bytes()).hexdigest(), files)
-            lines = [f"{f.relative_to(self.path).as_posix()} {h}" for f, h in zip(files, hashes, strict=True)]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+            hashes = pool.map(_hash, files)
+            lines = [self._line(file, found) for file, found in zip(files, hashes, strict=True)]
+        return hashlib.sha256(b"\n".join(sorted(lines))).hexdigest()
 
-    def _pictures(self, folder: Path) -> Pictures:
-        classes = _images(folder)
-        if not classes:
-            raise InputError(
-                f"task {self.task!r}: {str(folder)!r} has no class folders. The task's folder holds {LAYOUT}"
+    def _line(self, file: Path, found: str) -> bytes:
+        place = unicodedata.normalize("NFC", file.relative_to(self.path).as_posix())
+        return os.fsencode(f"{place} {found}")
+
+    def _trees(self) -> dict[str, Tree]:
+        """Split -> its class folders; "" -> those of the whole, which is not divided yet."""
+        if not self.path.is_dir():
+            raise InputError(f"task {self.task!r}: there is no folder {self._shown()}. It holds {LAYOUT}")
+        folders = self._split_folders()
+        if not folders:
+            return {"": read_tree(self.task, self.path)}
+        if not {"train", "test"} <= folders.keys():
+            have = " and ".join(folder.name for folder in folders.values())
+            rename = (
+                " Where val is what results are reported on, rename it to test." if "val" in folders else ""
             )
-        if empty := [name for name, files in classes.items() if not files]:
             raise InputError(
-                f"task {self.task!r}: the class folder {str(folder / empty[0])!r} has no image (by suffix: "
-                f"{', '.join(sorted(SUFFIXES))})"
+                f"task {self.task!r}: {self._shown()} has {have} but not both train and test. It holds "
+                f"{LAYOUT}; a class of such a name belongs into them.{rename}"
             )
-        files = [file for part in classes.values() for file in part]
-        labels = np.repeat(np.arange(len(classes)), [len(part) for part in classes.values()])
+        return {
+            split: read_tree(self.task, folders[split])
+            for split in ("train", "val", "test")
+            if split in folders
+        }
 
-        def read(i: int) -> "Image":
-            from PIL import Image
+    def _split_folders(self) -> dict[str, Path]:
+        try:
+            parts = [part for part in sorted(self.path.iterdir()) if part.is_dir()]
+        except OSError as error:
+            raise InputError(f"task {self.task!r}: {self._shown()} cannot be read: {error}") from error
+        folders: dict[str, Path] = {}
+        for part in parts:
+            split = _SPLITS.get(part.name.lower())
+            if split in folders:
+                raise InputError(
+                    f"task {self.task!r}: {self._shown()} has {folders[split].name!r} and {part.name!r}, "
+                    f"and both would be its {split} split: join them, or take one out"
+                )
+            if split is not None:
+                folders[split] = part
+        if folders.keys() == {"val"} and folders["val"].name.lower() == "valid":
+            return {}  # a class, as where the others are "invalid"
+        return folders
 
-            return Image.open(files[i])
+    def _beside(self) -> list[str]:
+        """A line for the folders that are neither train nor val nor test."""
+        others = [
+            repr(printable(part.name))
+            for part in sorted(self.path.iterdir())
+            if part.is_dir() and part.name.lower() not in _SPLITS and not part.name.startswith(".")
+        ]
+        return [f"folders beside the splits passed over: {', '.join(others[:5])}"] if others else []
 
-        return Pictures(labels, read, lambda i: str(files[i]), tuple(classes))
+    def _pictures(self, tree: Tree, split: str) -> Pictures:
+        notes = [f"{split}{note}" for note in tree.notes()]
+        passed = f" ({'; '.join(tree.notes())})" if notes else ""
+        if not tree.classes:
+            raise InputError(
+                f"task {self.task!r}: {printable(tree.folder)!r} has no class folders{passed}. The task's "
+                f"folder holds {LAYOUT}"
+            )
+        if empty := [name for name, files in tree.classes.items() if not files]:
+            raise InputError(
+                f"task {self.task!r}: the class folder {printable(tree.folder / empty[0])!r} has no image "
+                f"(by suffix: {', '.join(sorted(SUFFIXES))}){passed}. Remove it, or put images into it"
+            )
+        files = [file for part in tree.classes.values() for file in part]
+        labels = np.repeat(np.arange(len(tree.classes)), [len(part) for part in tree.classes.values()])
+        return Pictures(
+            labels,
+            lambda i: opened(files[i]),
+            lambda i: printable(files[i]),
+            tuple(tree.classes),
+            tuple(notes),
+        )
+
+    def _shown(self) -> str:
+        return repr(printable(self.path))
 
 
-def _images(folder: Path) -> dict[str, list[Path]]:
-    """Folder name -> its images at any depth, both sorted."""
-    return {
-        part.name: sorted(f for f in part.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-        for part in sorted(folder.iterdir())
-        if part.is_dir() and not part.name.startswith(".")
-    }
+def _hash(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return "cannot be read"  # one of the images that cannot be used, when they are decoded

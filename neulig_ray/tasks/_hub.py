@@ -1,24 +1,25 @@
 """Tasks through Hugging Face `datasets`: by repository and columns, or from a copy of it placed by hand."""
 
 import contextlib
-import io
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Final
 
 from neulig_ray import paths
 from neulig_ray.errors import InputError, unknown
 from neulig_ray.tasks._base import Files, Task
 from neulig_ray.tasks._files import file_task, names_of, register
+from neulig_ray.tasks._labels import is_missing, labelled, numbers, texts
 from neulig_ray.tasks._names import Names
+from neulig_ray.tasks._open import BadImage, opened
 from neulig_ray.tasks._pictures import Labels, Pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_DOUBTFUL: Final = frozenset(("none", "null", "n/a", "na", "unknown", "unlabeled", "unlabelled"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,8 @@ class HubReader:
     def __call__(self, root: Path, download: bool) -> dict[str, Pictures]:
         # Whether to download is the library's to know: what it has in its cache it does not fetch again.
         tables = self.tables(root)
-        return {ours: self._pictures(tables[theirs], theirs) for ours, theirs in self.splits.items()}
+        names = self.class_names(tables)
+        return {ours: self._pictures(tables, ours, names) for ours in self.splits}
 
     def tables(self, root: Path) -> Mapping[str, Any]:
         """The library's data set for each split that is asked for, with its two columns checked."""
@@ -122,43 +124,68 @@ class HubReader:
                     f"network (HF_HUB_OFFLINE unset); if that does not help, remove {root}/huggingface first"
                 )
 
-    def class_names(self, table: Any) -> tuple[str, ...] | None:
-        """What a split's label column calls its labels: a class label's names, or the texts that occur."""
-        feature = table.features[self.label]
-        if hasattr(feature, "names"):
-            return tuple(feature.names)
-        if getattr(feature, "dtype", "") in ("string", "large_string"):
-            return tuple(sorted(map(str, table.unique(self.label))))
-        return None
+    def class_names(self, tables: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """What the label column calls its labels: a class label's names, or the texts of all splits read."""
+        features = [tables[theirs].features[self.label] for theirs in self.splits.values()]
+        if hasattr(features[0], "names"):
+            return tuple(features[0].names)
+        if not any(getattr(feature, "dtype", "") in ("string", "large_string") for feature in features):
+            return None
+        return texts(cell for theirs in self.splits.values() for cell in tables[theirs].unique(self.label))
 
-    def _pictures(self, table: Any, split: str) -> Pictures:
+    def _pictures(self, tables: Mapping[str, Any], ours: str, names: tuple[str, ...] | None) -> Pictures:
         import datasets
 
-        names = self.class_names(table)
+        theirs = self.splits[ours]
+        table = tables[theirs]
         try:
             encoded = table.cast_column(self.image, datasets.Image(decode=False))
-            labels = _labels(table, self.label, names)
+            labels = self._labels(table, names)
         except Exception as error:
             raise InputError(
-                f"task {self.task!r}: of {self.dataset!r}, split {split!r}, the column {self.image!r} holds "
+                f"task {self.task!r}: of {self.dataset!r}, split {theirs!r}, the column {self.image!r} holds "
                 f"no images, or {self.label!r} no labels: {type(error).__name__}: {error}"
             ) from error
 
         def read(i: int) -> "Image":
-            from PIL import Image
+            cell = encoded[i][self.image] or {}
+            if cell.get("bytes") is not None:
+                return opened(cell["bytes"])
+            if cell.get("path"):
+                return opened(Path(cell["path"]))
+            raise BadImage("there is no image in this row: it is null")
 
-            cell = encoded[i][self.image]
-            return Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"])
+        own = getattr(table.features[self.label], "names", names)
+        notes = tuple(
+            f"{name!r} is one of the classes: where it stands for no label, take its rows out"
+            for name in names or ()
+            if name.strip().lower() in _DOUBTFUL
+        )
+        described = f"{self.dataset} {theirs}"
+        found = Pictures(
+            labels, read, lambda i: f"row {i} of {described}", None if own is None else tuple(own), notes
+        )
+        return labelled(found, self.task, theirs, self._remedy(tables, ours))
 
-        return Pictures(labels, read, lambda i: f"row {i} of {self.dataset} {split}", names)
+    def _labels(self, table: Any, names: tuple[str, ...] | None) -> Labels:
+        return numbers(list(table.select_columns(self.label)[:][self.label]), names or ())
 
-
-def _labels(table: Any, column: str, names: tuple[str, ...] | None) -> Labels:
-    cells = table.select_columns(column).with_format("numpy")[:][column]
-    if cells.dtype.kind in "iu":
-        return np.asarray(cells, np.int64)
-    place = {name: label for label, name in enumerate(names or ())}
-    return np.array([place[str(cell)] for cell in cells], np.int64)
+    def _remedy(self, tables: Mapping[str, Any], ours: str) -> str:
+        """What helps against rows without labels: another split, where the whole of this one has none."""
+        if self.num_images:
+            return "Fetch or place the data set again"
+        unused = [name for name in tables if name not in self.splits.values()]
+        others = [
+            name
+            for name in sorted(unused, key=lambda name: (not name.lower().startswith(("val", "dev")), name))
+            if self.label in tables[name].column_names
+            and not all(map(is_missing, tables[name].unique(self.label)))
+        ]
+        read = f"Read another split, such as {ours}={others[0]}, or take" if others else "Take"
+        return (
+            f"{read} the rows without a label out of the data. Its splits: {', '.join(tables)} (benchmarks "
+            "often keep the labels of test to themselves)"
+        )
 
 
 @contextlib.contextmanager

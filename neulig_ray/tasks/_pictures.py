@@ -1,7 +1,9 @@
 """Labelled images that are decoded one at a time: what the files of a data set are read as."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,16 +17,17 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pictures:
-    """One split: labels int64 (N,), and image i decoded by `read(i)`, which raises what decoders raise.
+    """One split: labels int64 (N,), and image i opened by `read(i)`, which raises what decoders raise.
 
-    `describe(i)` names image i for people. `class_names`: what the data itself calls its labels, in their
-    order, or None where it carries no names.
+    Labels below 0 are missing. `describe(i)` names image i for people. `class_names`: what the data itself
+    calls its labels, in their order, or None where it carries no names. `notes`: what was left out, in words.
     """
 
     labels: Labels
     read: Callable[[int], "Image"]
     describe: Callable[[int], str]
     class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -62,4 +65,15 @@ def pooled(parts: Sequence[Pictures]) -> Pictures:
         part, row = find(i)
         return part.describe(row)
 
-    return Pictures(np.concatenate([p.labels for p in parts]), read, describe, parts[0].class_names)
+    return Pictures(
+        np.concatenate([p.labels for p in parts]),
+        read,
+        describe,
+        parts[0].class_names,
+        tuple(note for part in parts for note in part.notes),
+    )
+
+
+def printable(path: Path | str) -> str:
+    """A path for people and for JSON: bytes that are no UTF-8 as \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -7,6 +7,7 @@ import numpy as np
 from neulig_ray.errors import InputError
 from neulig_ray.tasks import _splits
 from neulig_ray.tasks._base import Protocol, Task
+from neulig_ray.tasks._labels import labelled
 from neulig_ray.tasks._names import check_names
 from neulig_ray.tasks._pictures import Labels, Pictures, pooled
 
@@ -14,9 +15,13 @@ VAL_SHARE, MOST_VAL = 0.1, 5000
 
 
 def standard_rows(task: str, seed: int, labels: Labels) -> dict[str, Labels]:
-    """Train and val rows of an official training split: val has 10 % of each class, at most 5000 images."""
+    """Train and val rows of an official training split: val has 10 % of each class, at most 5000 images.
+
+    Val has at least one of each class that has two.
+    """
     val = min(MOST_VAL, max(1, round(VAL_SHARE * len(labels))))
     rows = _splits.stratified(task, seed, labels, {"val": val, "train": len(labels) - val})
+    rows = _splits.with_every_class(rows, labels, small="val", large="train")
     return {name: np.sort(rows[name]) for name in ("train", "val")}
 
 
@@ -41,23 +46,54 @@ def paper_rows(total: int, held_out: int) -> dict[str, Labels]:
 
 
 def official(task: Task, splits: Mapping[str, Pictures]) -> dict[str, Pictures]:
-    """The official splits after their checks: labels in range, and the data's class names the task's."""
+    """The official splits after their checks: labels in range, and the data's class names the task's.
+
+    Images without a label are left out and noted; more than 1 % of them is an InputError.
+    """
     assert task.files is not None
     if missing := [name for name in ("train", "test") if name not in splits]:
         raise InputError(f"task {task.name!r} gives no {' and no '.join(missing)} split")
+    found = {}
     for name, pictures in splits.items():
         if pictures.class_names is not None:
             check_names(task.name, task.files.names, pictures.class_names, f"split {name!r} of the data")
-        task.check_labels(pictures.labels, name)
-    return dict(splits)
+        found[name] = labelled(pictures, task.name, name)
+        task.check_labels(found[name].labels, name)
+    return found
 
 
 def divide(task: Task, protocol: Protocol, seed: int, splits: Mapping[str, Pictures]) -> dict[str, Pictures]:
     """Train, val and test of a protocol, from a task's official splits (train, test and perhaps val).
 
     `standard` keeps an official val split and carves one from train where there is none; its test is the
-    official one. `paper` never shows the official test split.
+    official one. `paper` never shows the official test split. Raises InputError where a split would have no
+    image of some class.
     """
+    found = _divide(task, protocol, seed, splits)
+    for name, part in found.items():
+        have = np.bincount(part.labels, minlength=len(task.class_names))
+        if not have.all():
+            raise InputError(_lacking(task, protocol, found, name, np.flatnonzero(have == 0)))
+    return found
+
+
+def _lacking(
+    task: Task, protocol: Protocol, splits: Mapping[str, Pictures], split: str, classes: Labels
+) -> str:
+    first = int(classes[0])
+    names = task.files.names.carried if task.files else task.class_names
+    counts = {name: int((part.labels == first).sum()) for name, part in splits.items()}
+    total, each = sum(counts.values()), ", ".join(f"{name} {count}" for name, count in counts.items())
+    more = f" (and of {len(classes) - 1} other classes)" if len(classes) > 1 else ""
+    return (
+        f"task {task.name!r}: split {split!r} of protocol {protocol} would have no image of class "
+        f"{names[first]!r}{more}. The class has {total} image{'s' * (total != 1)}: {each}. It needs at least "
+        "3, one each for train, val and test (val is taken out of train where the data has none): add images "
+        "or leave the class out"
+    )
+
+
+def _divide(task: Task, protocol: Protocol, seed: int, splits: Mapping[str, Pictures]) -> dict[str, Pictures]:
     train, test = splits["train"], splits["test"]
     if protocol == "standard":
         if "val" in splits:

@@ -44,3 +44,22 @@ def stratified(task: str, seed: int, labels: Labels, counts: Mapping[str, int]) 
         name: rng.permutation(line[end - count : end])
         for (name, count), end in zip(counts.items(), ends, strict=True)
     }
+
+
+def with_every_class(
+    rows: Mapping[str, Labels], labels: Labels, *, small: str, large: str
+) -> dict[str, Labels]:
+    """`rows` after `small` has got one image of each class that it lacks and `large` has two or more of.
+
+    Classes of a few images would otherwise miss a share of a tenth or a fifth by chance.
+    """
+    have = np.bincount(labels[rows[small]], minlength=int(labels.max(initial=0)) + 1)
+    moved = []
+    for label in np.unique(labels[rows[large]]):
+        members = rows[large][labels[rows[large]] == label]
+        if not have[label] and len(members) > 1:
+            moved.append(members[0])
+    if not moved:
+        return dict(rows)
+    kept = rows[large][~np.isin(rows[large], moved)]
+    return {**rows, small: np.concatenate([rows[small], moved]), large: kept}

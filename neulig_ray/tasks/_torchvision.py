@@ -13,7 +13,8 @@ from neulig_ray.errors import InputError
 from neulig_ray.tasks._base import Files, Task
 from neulig_ray.tasks._files import file_task, names_of, register
 from neulig_ray.tasks._names import Names
-from neulig_ray.tasks._pictures import Labels, Pictures
+from neulig_ray.tasks._open import opened
+from neulig_ray.tasks._pictures import Labels, Pictures, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,11 +57,17 @@ class _Reader:
 
     def _pictures(self, dataset: Any, split: str) -> Pictures:
         carried = self.carried(dataset)
+        files = _files(dataset)
         turn = self.turn or (lambda image: image)
+
+        def read(i: int) -> "Image":
+            # The library would open any format that a file may be of, and convert it with what that loses.
+            return opened(files[i]) if files else turn(dataset[i][0])
+
         return Pictures(
             np.asarray(self.labels(dataset), np.int64),
-            lambda i: turn(dataset[i][0]),
-            _describer(dataset, f"{split} image"),
+            read,
+            lambda i: printable(files[i]) if files else f"{split} image {i}",
             None if carried is None else tuple(map(str, carried)),
         )
 
@@ -138,12 +145,13 @@ def _labels(dataset: Any) -> Labels:
     return np.array([label for _, label in dataset._samples], np.int64)
 
 
-def _describer(dataset: Any, what: str) -> Callable[[int], str]:
+def _files(dataset: Any) -> list[Path]:
+    """The files of a data set's images, in their order; none where they are not a file each."""
     for attribute in ("_image_files", "_images", "_samples"):
         items = [item[0] if isinstance(item, tuple) else item for item in getattr(dataset, attribute, ())]
         if items and isinstance(items[0], str | Path):
-            return lambda i: str(items[i])
-    return lambda i: f"{what} {i}"
+            return [Path(item) for item in items]
+    return []
 
 
 def _words(error: BaseException) -> str:
