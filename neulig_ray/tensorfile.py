@@ -1,25 +1,31 @@
 """The safetensors format by slices: headers, positioned reads, and files written as they are made.
 
-safetensors' own library maps whole files; pages that were read then count as resident memory. Merging reads
-each number once, so positioned reads into small buffers keep memory flat.
+safetensors' own library says what a header means. It maps whole files, though; pages that were read then
+count as resident memory. Merging reads each number once, so positioned reads into small buffers keep memory
+flat. Its writer puts the metadata in an order that changes from process to process; ours keeps to one.
 """
 
 import contextlib
+import errno
 import json
+import math
 import os
+import resource
 import shutil
-import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from neulig_ray.errors import InputError, StageError
+from neulig_ray.parts import Part
 
+HEADER_KEY: Final = "neulig"  # of a file's metadata: what the file is, as JSON
+RESERVED: Final = "__metadata__"  # no tensor can have this name: the header keeps the metadata under it
 DTYPES: Final[dict[str, torch.dtype]] = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -33,7 +39,10 @@ DTYPES: Final[dict[str, torch.dtype]] = {
     "BOOL": torch.bool,
 }
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
+_LARGEST_HEADER: Final = 100_000_000  # bytes; no reader takes a larger one
 _CONVERT = "Convert it to safetensors with `neulig import`, which runs nothing of it."
+_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,68 +55,148 @@ class Spec:
 
     @property
     def numel(self) -> int:
-        return prod(self.shape)
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
         return self.numel * self.dtype.itemsize
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a safetensors file says of itself. Offsets count from the beginning of the file, in bytes."""
+def file_metadata(about: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """The metadata of every safetensors file that is written here; `about`: JSON values, for our own readers.
 
-    specs: Mapping[str, Spec]
-    metadata: Mapping[str, str]
-
-
-def parse_header(start: bytes, size: int, where: str) -> Header:
-    """The header, of which `start` holds the bytes, of a file of `size` bytes.
-
-    Raises InputError, naming `where`, for a pickle, a file of another kind, and a truncated or damaged one.
+    transformers up to 4.57 reads no file whose metadata lack the format "pt".
     """
-    safe = start[8:9] == b"{"  # a header's length, the first bytes, may look like anything
-    if start[:2] == b"PK" and not safe:
+    ours = {} if about is None else {HEADER_KEY: json.dumps(about, sort_keys=True)}
+    return {"format": "pt", **ours}
+
+
+def to_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A whole safetensors file: the same bytes for the same tensors and metadata, on every machine.
+
+    Tensors keep their dtype; views and tensors that share memory are written one by one. Raises InputError
+    for names that no reader could read.
+    """
+    specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    header, offsets, _ = _layout(specs, metadata)
+    return b"".join(
+        [header, *(_bytes_of(tensors[name]) for name in sorted(offsets, key=offsets.__getitem__))]
+    )
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    flat = tensor.detach().cpu().reshape(-1).contiguous()
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+
+
+def looks_safe(start: bytes) -> bool:
+    """Whether a file that begins so may be safetensors: its first bytes, a length, may look like anything."""
+    rest = start[8:].lstrip(b" \t\r\n")
+    return rest[:1] == b"{" or (len(start) > 8 and not rest)
+
+
+def refuse_others(start: bytes, size: int, where: str) -> None:
+    """Raises InputError, naming `where`, for what is no safetensors file, as its first bytes tell."""
+    if looks_safe(start):
+        length = int.from_bytes(start[:8], "little")
+        if size < 8 + length:
+            raise InputError(
+                f"{where} is truncated: {size} bytes, but its header alone takes {8 + length}; copy it again"
+            )
+        if length > _LARGEST_HEADER:
+            raise InputError(
+                f"{where} has a header of {length} bytes, and readers take at most {_LARGEST_HEADER}"
+            )
+        return
+    if start[:2] == b"PK":
         raise InputError(f"{where} is a zip file, as torch.save writes, not safetensors. {_CONVERT}")
-    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and not safe:
+    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         raise InputError(f"{where} is a pickle, not safetensors. {_CONVERT}")
-    length = int.from_bytes(start[:8], "little")
-    if where.endswith(".index.json"):
-        raise InputError(
-            f"{where} lists the files of a model that is split into several: save it as one safetensors file"
-        )
-    if size < 8 or start[8:9] != b"{":
-        raise InputError(f"{where} is not a safetensors file ({size} bytes)")
-    if size < 8 + length:
-        raise InputError(
-            f"{where} is truncated: {size} bytes, but its header alone takes {8 + length}; copy it again"
-        )
-    try:
-        entries = dict(json.loads(start[8 : 8 + length]))
-        metadata = {str(k): str(v) for k, v in dict(entries.pop("__metadata__", {})).items()}
+    raise InputError(f"{where} is not a safetensors file ({size} bytes)")
+
+
+def damaged(where: str, header: bytes, size: int, error: Exception) -> InputError:
+    """The error for a file whose header (its length included) the library refuses."""
+    reason = str(error).partition(": ")[2] or str(error)
+    if "JSON" in reason or "UTF-8" in reason:
+        return InputError(f"{where} is damaged: its header cannot be read ({reason}); copy it again")
+    with contextlib.suppress(ValueError, TypeError, LookupError):
+        entries = json.loads(header[8:])  # the library has read it: it is neither deep nor damaged
+        entries.pop(RESERVED, None)
         for name, entry in entries.items():
-            if str(entry["dtype"]) not in DTYPES:
-                raise InputError(
-                    f"{where}: {name!r} is {entry['dtype']}, which is not read here: convert it, to one of "
-                    f"{', '.join(DTYPES)}"
-                )
-        specs = {name: _spec(entry, 8 + length) for name, entry in entries.items()}
-    except InputError:
-        raise
-    except (ValueError, TypeError, LookupError) as error:
-        raise InputError(f"{where} is damaged: its header cannot be read ({error}); copy it again") from error
-    end = max((spec.offset + spec.nbytes for spec in specs.values()), default=0)
-    if size < end:
-        raise InputError(f"{where} is truncated: {size} of {end} bytes; copy it again")
-    return Header(specs, metadata)
+            (begin, end), shape, dtype = entry["data_offsets"], tuple(entry["shape"]), entry["dtype"]
+            if math.prod(shape) * DTYPES[dtype].itemsize != end - begin:
+                reason += f": {name!r} has bytes {begin} to {end} for {dtype} of shape {shape}"
+                break
+        if "not fully covered" in reason:
+            end = len(header) + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+            if size < end:
+                return InputError(f"{where} is truncated: {size} of {end} bytes; copy it again")
+            reason = f"{size - end} bytes follow its last tensor"
+    return InputError(f"{where} is damaged: {reason}; copy it again")
 
 
-def _spec(entry: Mapping[str, Any], data: int) -> Spec:
-    begin, end = map(int, entry["data_offsets"])
-    spec = Spec(tuple(map(int, entry["shape"])), DTYPES[entry["dtype"]], data + begin)
-    if begin < 0 or min(spec.shape, default=0) < 0 or spec.nbytes != end - begin:
-        raise ValueError(f"bytes {begin} to {end} for {entry['dtype']} of shape {spec.shape}")
-    return spec
+def not_read(where: str, name: str, dtype: str) -> InputError:
+    """The error for a tensor of a dtype that nothing here computes with."""
+    return InputError(
+        f"{where}: {name!r} is {dtype}, which is not read here: convert it, to one of {', '.join(DTYPES)}"
+    )
+
+
+def unreadable(where: str, error: OSError) -> InputError:
+    """The error for a file that the system does not open or read."""
+    if error.errno == errno.EMFILE:
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return InputError(
+            f"{where} cannot be read: too many files are open; this process may have {most} at once. Raise "
+            f"the limit in the shell that starts it (`ulimit -n {max(4 * most, 4096)}`), or name fewer files"
+        )
+    return InputError(f"{where} cannot be read: {error.strerror or error}")
+
+
+def with_more_files(opening: Callable[[], T]) -> T:
+    """What `opening` gives; where too many files are open, once more under the highest limit allowed."""
+    try:
+        return opening()
+    except OSError as error:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if error.errno != errno.EMFILE or soft == hard:
+            raise
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return opening()
+
+
+class Reader:
+    """A file that is read by positions, from several threads at once."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises InputError for what cannot be opened."""
+        self.path = path
+        try:
+            self._handle = with_more_files(lambda: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            self.size = os.fstat(self._handle).st_size
+            self.start = os.pread(self._handle, 64, 0)
+        except OSError as error:
+            raise unreadable(str(path), error) from error
+
+    def fill(self, tensor: torch.Tensor, offset: int) -> None:
+        """Fill a contiguous tensor with the bytes from `offset` on."""
+        if not tensor.numel():
+            return
+        view = tensor.view(-1).view(torch.uint8).numpy().data
+        while len(view):
+            try:
+                count = os.preadv(self._handle, [view], offset)
+            except OSError as error:
+                raise StageError(f"{self.path} cannot be read any more: {error.strerror or error}") from error
+            if not count:
+                raise StageError(f"{self.path} became shorter while it was read")
+            view, offset = view[count:], offset + count
+
+    def __del__(self) -> None:
+        if handle := getattr(self, "_handle", None):
+            with contextlib.suppress(OSError):
+                os.close(handle)
 
 
 class TensorFile:
@@ -116,46 +205,53 @@ class TensorFile:
     def __init__(self, path: Path | str) -> None:
         """Raises InputError for what cannot be read or is not a whole safetensors file."""
         self.path = Path(path)
+        self._file = Reader(self.path)
+        refuse_others(self._file.start, self._file.size, str(path))
+        self.specs, self.metadata = self._header()
+
+    def _header(self) -> tuple[Mapping[str, Spec], Mapping[str, str]]:
+        length = 8 + int.from_bytes(self._file.start[:8], "little")
         try:
-            self._handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            size = os.fstat(self._handle).st_size
-            start = os.pread(self._handle, 16, 0)
-            if start[8:9] == b"{":
-                start = os.pread(self._handle, min(size, 8 + int.from_bytes(start[:8], "little")), 0)
+            with with_more_files(self._opened) as file:
+                # By offset, and without gaps: so each begins where the one before it ends.
+                found = [(name, file.get_slice(name)) for name in file.offset_keys()]
+                stored = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in found}
+                metadata = dict(file.metadata() or {})
+        except SafetensorError as error:
+            header = torch.empty(min(length, self._file.size), dtype=torch.uint8)
+            self._file.fill(header, 0)
+            raise damaged(str(self.path), header.numpy().tobytes(), self._file.size, error) from error
         except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-        header = parse_header(start, size, str(path))
-        self.specs, self.metadata = header.specs, header.metadata
+            raise unreadable(str(self.path), error) from error
+        specs, offset = {}, length
+        for name, (shape, dtype) in stored.items():
+            if dtype not in DTYPES:
+                raise not_read(str(self.path), name, dtype)
+            specs[name] = Spec(shape, DTYPES[dtype], offset)
+            offset += specs[name].nbytes
+        return specs, metadata
+
+    def _opened(self) -> Any:
+        try:
+            return safe_open(self.path, "np")
+        except FileNotFoundError as error:  # so it tells of any failure to open; this file has been opened
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from error
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Numbers start..stop of a tensor's flat view, in its own dtype."""
         spec = self.specs[name]
         stop = spec.numel if stop is None else stop
         found = torch.empty(stop - start, dtype=spec.dtype)
-        if found.numel():
-            self._fill(found, spec.offset + start * spec.dtype.itemsize)
+        self._file.fill(found, spec.offset + start * spec.dtype.itemsize)
         return found
-
-    def _fill(self, tensor: torch.Tensor, offset: int) -> None:
-        view = tensor.view(torch.uint8).numpy().data
-        while len(view):
-            count = os.preadv(self._handle, [view], offset)
-            if not count:
-                raise StageError(f"{self.path} became shorter while it was read")
-            view, offset = view[count:], offset + count
 
     def read_into(self, out: torch.Tensor, name: str, start: int = 0) -> None:
         """Fill `out` (float32, flat) with numbers of a tensor from `start` on, converted."""
         spec = self.specs[name]
         if spec.dtype == out.dtype:
-            self._fill(out, spec.offset + start * spec.dtype.itemsize)
+            self._file.fill(out, spec.offset + start * spec.dtype.itemsize)
         else:
             out.copy_(self.read(name, start, start + out.numel()))
-
-    def __del__(self) -> None:
-        if handle := getattr(self, "_handle", None):
-            with contextlib.suppress(OSError):
-                os.close(handle)
 
 
 class TensorWriter:
@@ -165,21 +261,43 @@ class TensorWriter:
     """
 
     def __init__(self, path: Path | str, specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> None:
-        """Reserve the space on the disk; raises StageError where there is too little of it."""
+        """Reserve the space on the disk; raises StageError where there is too little of it.
+
+        Raises InputError for a path that cannot be written, and for names that no reader could read.
+        """
         self.path = Path(path)
-        self._part = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.part")
         header, self._offsets, self._size = _layout(specs, metadata)
         self.specs = specs
         try:
-            self._handle = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            self._part = Part(self.path)
         except OSError as error:
             raise InputError(f"{self.path} cannot be written: {error.strerror or error}") from error
+        self._handle = self._part.handle
         try:
-            os.posix_fallocate(self._handle, 0, self._size)
+            self._reserve()
             os.pwrite(self._handle, header, 0)
         except OSError as error:
-            self._discard()
+            self._part.discard()
             raise self._unwritable(error) from error
+        except BaseException:
+            self._part.discard()
+            raise
+
+    def _reserve(self) -> None:
+        """Take the space before the work. Where a file system or a kernel cannot, look whether it is free."""
+        try:
+            os.posix_fallocate(self._handle, 0, self._size)
+        except (OSError, AttributeError) as error:  # some systems have no such call at all
+            if getattr(error, "errno", None) in _NO_ROOM:
+                raise
+            if self._free() < self._size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+
+    def _free(self) -> float:
+        """Bytes that are free where the file is; infinity where nothing tells."""
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(self.path.parent).free
+        return math.inf
 
     def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> None:
         """Put numbers of a tensor's flat view in their place, from `start` on, in the file's dtype.
@@ -205,9 +323,7 @@ class TensorWriter:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> StageError:
-        free = ""
-        with contextlib.suppress(OSError):
-            free = f"; {shutil.disk_usage(self.path.parent).free} are free"
+        free = "" if math.isinf(self._free()) else f"; {self._free()} are free"
         return StageError(
             f"cannot write {self.path}: {error.strerror or error} (it takes {self._size} bytes{free})"
         )
@@ -216,29 +332,38 @@ class TensorWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._discard()
+            self._part.discard()
             return
-        os.close(self._handle)
-        os.replace(self._part, self.path)
+        try:
+            self._part.keep()
+        except OSError as error:
+            raise self._unwritable(error) from error
 
-    def _discard(self) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self._handle)
-        with contextlib.suppress(OSError):
-            self._part.unlink()
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """A state dict as a file, whole or not at all; raises as `TensorWriter`."""
+    specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    with TensorWriter(path, specs, metadata) as writer:
+        for name, tensor in tensors.items():
+            writer.write(name, tensor.cpu())
 
 
 def _layout(specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int], int]:
     """The header's bytes, each tensor's offset in the file, and the file's size.
 
-    Tensors are ordered by alignment, the widest first, as safetensors' own writer does.
+    Tensors are ordered by alignment, the widest first, as safetensors' own writer does. Raises InputError
+    for what no reader could read: a name that is the metadata's or no text, and a header that is too large.
     """
-    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    entries: dict[str, Any] = {RESERVED: dict(metadata)} if metadata else {}
     position, places = 0, {}
     for name, spec in sorted(specs.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
+        if name == RESERVED or not _is_text(name):
+            raise InputError(
+                f"a tensor is called {name!r}, which no safetensors file can hold: rename it in the model"
+            )
         places[name] = position
         entries[name] = {
             "dtype": _NAMES[spec.dtype],
@@ -248,6 +373,19 @@ def _layout(specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> tuple[byt
         position += spec.nbytes
     header = json.dumps(entries, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
+    if len(header) > _LARGEST_HEADER:
+        raise InputError(
+            f"the names of {len(specs)} tensors and the metadata take {len(header)} bytes, and a safetensors "
+            f"file's header has at most {_LARGEST_HEADER}"
+        )
     start = 8 + len(header)
     found = len(header).to_bytes(8, "little") + header
     return found, {name: start + place for name, place in places.items()}, start + position
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True

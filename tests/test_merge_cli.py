@@ -215,11 +215,10 @@ class Malicious:
         (lambda path: path.write_bytes(b"PK\x03\x04 no zip file"), ["is a zip file", "damaged"]),
         (lambda path: path.write_bytes(b""), ["not a safetensors file (0 bytes)"]),
         (lambda path: torch.save([1, 2], path), ["list", "not a state dict"]),
-        (lambda path: torch.save({"w": torch.ones(2), "epoch": 3}, path), ["'epoch' is int", "state_dict"]),
         (lambda path: torch.save({"w": torch.ones(2, dtype=torch.cfloat)}, path), ["'w'", "complex64"]),
         (lambda path: torch.jit.save(torch.jit.script(torch.nn.ReLU()), path), ["TorchScript"]),
     ],
-    ids=["module", "code", "bare pickle", "torn zip", "empty", "list", "not a tensor", "complex", "script"],
+    ids=["module", "code", "bare pickle", "torn zip", "empty", "list", "complex", "script"],
 )
 def test_what_is_not_a_state_dict_is_refused_and_nothing_of_it_run(
     neulig: Run,

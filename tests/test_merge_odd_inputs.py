@@ -127,7 +127,7 @@ def test_names_that_differ_by_a_prefix_alone(
         ("", ["''", "is a folder"]),
         ("/dev/null", ["is a device"]),
         ("https://host/model.safetensors", ["download it first"]),
-        ("split.index.json", ["split into several", "one safetensors file"]),
+        ("split.index.json", ["split.index.json names 1.safetensors", "not there"]),
         ("a.safetensors/b", ["there is no file"]),
     ],
 )

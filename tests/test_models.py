@@ -21,8 +21,9 @@ from neulig_ray.models.archs import ARCHS, Arch
 from neulig_ray.models.clip import build_clip, build_tower, embed, preprocess, token_table, tokenize
 from neulig_ray.models.heads import accuracy, zero_shot_head
 from neulig_ray.models.origins import load_origin, origin_bytes, origin_metadata, shipped
-from neulig_ray.models.weights import HEADER_KEY, describe, read_tower, tower_bytes, tower_spec
+from neulig_ray.models.weights import describe, read_tower, tower_bytes, tower_spec
 from neulig_ray.tasks import TASKS
+from neulig_ray.tensorfile import HEADER_KEY
 
 TINY = ("tiny-rn", "tiny-vit")
 NEW = {

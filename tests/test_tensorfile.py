@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.merging.checkpoints import open_checkpoint
 from neulig_ray.models.weights import load_tensors
-from neulig_ray.tensorfile import DTYPES, Spec, TensorFile, TensorWriter, parse_header
+from neulig_ray.tensorfile import DTYPES, Spec, TensorFile, TensorWriter
 
 State = dict[str, torch.Tensor]
 SHAPES: tuple[tuple[int, ...], ...] = ((), (1,), (7,), (0,), (3, 0, 2), (2, 3, 5))
@@ -210,10 +210,13 @@ def with_header(data: bytes, change: dict[str, Any]) -> bytes:
         (lambda d: d[:9] + b"?" + d[10:], "damaged"),
         (lambda d: b"\xff" * 7 + b"\x7f" + d[8:], "truncated"),
         (lambda d: with_header(d, {"dtype": "F99"}), "damaged.*F99"),
-        (lambda d: with_header(d, {"shape": [4, 6]}), r"damaged.*bytes 0 to 80 for F32 of shape \(4, 6\)"),
+        (
+            lambda d: with_header(d, {"shape": [4, 6]}),
+            r"damaged.*'w' has bytes 0 to 80 for F32 of.*\(4, 6\)",
+        ),
         (lambda d: with_header(d, {"shape": [-4, -5]}), "damaged"),
         (lambda d: with_header(d, {"data_offsets": [-80, 0]}), "damaged"),
-        (lambda d: with_header(d, {"data_offsets": [8, 88]}), "truncated"),
+        (lambda d: with_header(d, {"data_offsets": [8, 88]}), "damaged.*invalid offset"),
         (lambda d: with_header(d, {"data_offsets": "x"}), "damaged"),
         (lambda d: b"PK\x03\x04" + d, "zip file, as torch.save writes.*neulig import"),
         (lambda d: pickle.dumps({"w": 1}), "pickle.*neulig import"),
@@ -242,10 +245,3 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
     os.truncate(path, path.stat().st_size - 4)
     with pytest.raises(StageError, match="became shorter"):
         file.read("w")
-
-
-def test_a_header_is_parsed_from_bytes(tmp_path: Path) -> None:
-    data = whole(tmp_path)
-    header = parse_header(data[: len(data) - 80], len(data), "the bytes")
-    assert header.specs["w"].shape == (4, 5)
-    assert header.specs["w"].offset == len(data) - 80

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from neulig_ray.cli.signals import cleans_up
 from neulig_ray.errors import InputError
 from neulig_ray.plugins import load_plugins, read_plugins
 
 FORMATS = ("open_clip", "hf", "safetensors")
 
 
+@cleans_up
 def main(command: str, arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog=f"neulig {command}",

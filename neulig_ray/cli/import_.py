@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neulig_ray.cli.signals import cleans_up
 from neulig_ray.errors import InputError
 from neulig_ray.plugins import load_plugins, read_plugins
 
 if TYPE_CHECKING:
+    from neulig_ray.models.foreign.checkpoints import Checkpoint
     from neulig_ray.models.foreign.towers import Tower
 
 _SOURCES = """\
@@ -23,6 +25,7 @@ Pickles are read in a process of their own that rebuilds tensors and runs nothin
 """
 
 
+@cleans_up
 def main(command: str, arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog=f"neulig {command}",
@@ -38,6 +41,13 @@ def main(command: str, arguments: Sequence[str]) -> int:
         required=True,
         help="what it was fine-tuned from, as an experiment's `origins` names it: an open_clip tag such as "
         "openai, a path, hf-hub:OWNER/NAME, NAME=PLACE. Read only where SOURCE lacks the projection",
+    )
+    parser.add_argument(
+        "--weights-key",
+        default="",
+        metavar="KEY",
+        help="where SOURCE holds several models, such as model and ema: the key of the one to take, or what "
+        "the names of its tensors begin with",
     )
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--out", type=Path, metavar="FILE", help="the tower file (.safetensors)")
@@ -65,12 +75,12 @@ def _import(given: argparse.Namespace) -> int:
     arch, origin = ARCHS[given.arch], parse_origin(given.origin)
     if origin.kind == "tag":
         check_origin(arch, origin)
-    checkpoint = read_checkpoint(locate(given.source))
+    checkpoint = read_checkpoint(locate(given.source), given.weights_key)
     tower = find_tower(checkpoint, arch, lambda: _origin(given).visual.proj.detach())
     data = expert_bytes(
         tower, checkpoint, arch, task=given.task, origin=origin.name, source=_told(given.source)
     )
-    _tell(checkpoint.where, tower, list(checkpoint.inert))
+    _tell(checkpoint, tower)
     if given.task not in TASKS:
         print(f"  task {given.task}: `neulig ls tasks` has none of that name; it can be merged all the same")
     _write(given, data)
@@ -90,16 +100,19 @@ def _told(source: str) -> str:
     return "/".join(Path(source).expanduser().resolve().parts[-2:])
 
 
-def _tell(where: str, tower: "Tower", inert: list[str]) -> None:
-    print(f"{where}: {tower.layout}, {len(tower.state)} tensors of the visual tower")
+def _tell(checkpoint: "Checkpoint", tower: "Tower") -> None:
+    print(f"{checkpoint.where}: {tower.layout}, {len(tower.state)} tensors of the visual tower")
+    if checkpoint.key:
+        beside = f"; left out: {', '.join(checkpoint.others[:5])}" if checkpoint.others else ""
+        print(f"  its weights are those of {checkpoint.key!r}{beside}")
     if tower.projection_from_origin:
         print("  its projection into the embeddings is the origin's: a CLIPVisionModel ends before it")
     if tower.dropped:
         values = sum(tensor.numel() for tensor in tower.dropped.values())
         shown = ", ".join(list(tower.dropped)[:3])
         print(f"  left out: {len(tower.dropped)} tensors, {values:,} values, not of the tower ({shown}, ...)")
-    if inert:
-        print(f"  a pickle: nothing of it was run; left inert: {', '.join(inert[:5])}")
+    if checkpoint.inert:
+        print(f"  a pickle: nothing of it was run; left inert: {', '.join(checkpoint.inert[:5])}")
 
 
 def _write(given: argparse.Namespace, data: bytes) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neulig_ray.cli.merge_flags import general_parser, parse, plugins_of, spelled
+from neulig_ray.cli.signals import cleans_up
 from neulig_ray.cli.units import size
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.plugins import load_plugins, read_plugins
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _MOST_THREADS = 8
 
 
+@cleans_up
 def main(command: str, arguments: Sequence[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         parser = general_parser()
@@ -86,7 +88,8 @@ def _merge(method: "Method", given: argparse.Namespace, options: Mapping[str, An
     from neulig_ray.merging.engine import Merge
     from neulig_ray.merging.models import Models
 
-    with opened(given.experts or (), given.base, given.statistics or (), given.storage) as inputs:
+    files = (given.experts or (), given.base, given.statistics or (), given.storage, given.weights_key)
+    with opened(*files) as inputs:
         target = check_target(given.out, inputs.paths)
         uses_base = method.needs_base or "base" in method.accepts or given.buffers == "base"
         read = [*inputs.sources.values(), *([inputs.base_source] if uses_base and inputs.base_source else [])]

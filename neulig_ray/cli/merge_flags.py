@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 _USAGE = "neulig merge METHOD --experts E1 E2 ... --out F [--base B] [--option value ...]"
 _GENERAL = """\
 Merge models tensor by tensor, in memory that does not grow with their number. E and B are
-state dicts: safetensors, what torch.save wrote of a state dict, or stored artifacts
+state dicts: safetensors, what torch.save wrote of a state dict, folders or indices of models in
+several files (Hugging Face's, open_clip's), or stored artifacts
 (expert:tiny-vit.digits@seed-0, or a fingerprint's first six digits; --storage says where).
 
 `neulig ls methods` lists the METHODs; `neulig merge METHOD --help` tells the options of one:
@@ -118,6 +119,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--experts", nargs="+", action="extend", metavar="E", help="two or more, in the order of the merge"
     )
     flags.add_argument("--base", metavar="B", help="the origin that the experts were fine-tuned from")
+    flags.add_argument(
+        "--weights-key",
+        default="",
+        metavar="KEY",
+        help="where files hold several models, such as model and ema: the key of the one to take",
+    )
     flags.add_argument("--out", metavar="F", help="the safetensors file to write, whole or not at all")
     flags.add_argument(
         "--statistics",

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from neulig_ray.errors import InputError
 from neulig_ray.merging.checkpoints import Checkpoint, Tower, fitting_base, open_checkpoint, twins
 from neulig_ray.merging.correspondence import check_specs, differences
 from neulig_ray.merging.sources import Source
+from neulig_ray.models.foreign.folders import INDEX
 
 MANIFEST = "manifest.json"
 # What two models of one architecture share in what their files say of themselves.
@@ -72,7 +74,11 @@ class Inputs:
     def paths(self) -> dict[str, Path]:
         """All files that are read, by the names that they were given."""
         base = () if self.base is None else (self.base,)
-        return {found.given: found.path for found in (*self.experts, *base, *self.statistics)}
+        return {
+            found.given if file == found.path else f"{found.given}: {file.name}": file
+            for found in (*self.experts, *base, *self.statistics)
+            for file in found.checkpoint.files
+        }
 
     @property
     def kind(self) -> str | None:
@@ -83,11 +89,12 @@ class Inputs:
 
 @contextlib.contextmanager
 def opened(
-    experts: Sequence[str], base: str | None, statistics: Sequence[str], storage: str
+    experts: Sequence[str], base: str | None, statistics: Sequence[str], storage: str, weights_key: str = ""
 ) -> Iterator[Inputs]:
     """Open and check the models; copies of what an object store holds are gone at the end.
 
-    Raises InputError, naming the files, for what is not there, cannot be read or cannot be merged.
+    `weights_key`: of the state dicts to take out of files that hold several. Raises InputError, naming the
+    files, for what is not there, cannot be read or cannot be merged.
     """
     if len(experts) < 2:
         raise InputError(
@@ -98,7 +105,7 @@ def opened(
         if experts.count(name) > 1:
             raise InputError(f"{name!r} is given twice: each expert counts once")
     with tempfile.TemporaryDirectory(prefix="neulig-merge-") as folder:
-        find = _Finder(storage, Path(folder))
+        find = _Finder(storage, Path(folder), weights_key)
         labels = _labels([*experts])
         found = tuple(find(name, label) for name, label in zip(experts, labels, strict=True))
         origin = None if base is None else find(base, _stem(base))
@@ -117,6 +124,8 @@ def _check(inputs: Inputs) -> Iterator[str]:
                     f"{one.given!r} and {other.given!r} are the same file: each expert counts once"
                 )
     base = inputs.base
+    for each in (*inputs.experts, *((base,) if base else ())):
+        yield from each.checkpoint.notes
     for other in (*others, *((base,) if base else ())):
         for key in _ARCHITECTURE:
             mine, theirs = first.about.get(key), other.about.get(key)
@@ -153,19 +162,20 @@ def _abouts(inputs: Inputs, key: str) -> list[Mapping[str, Any]]:
 class _Finder:
     """Finds models by path, and by name in the storage, which is opened when a name asks for it."""
 
-    def __init__(self, storage: str, folder: Path) -> None:
-        self._uri, self._folder = storage, folder
+    def __init__(self, storage: str, folder: Path, weights_key: str) -> None:
+        self._uri, self._folder, self._weights_key = storage, folder, weights_key
 
     def __call__(self, name: str, label: str) -> Input:
         path, sha256 = self._locate(name)
-        checkpoint = open_checkpoint(path)
+        checkpoint = open_checkpoint(path, self._weights_key)
         if checkpoint.about.get("kind") == "masked":
             method = checkpoint.about.get("method")
             raise InputError(
                 f"{name!r} is a masked model, with a task's dense model in it for each of its experts: "
                 f"`neulig merge {method} --masks {name} --task T --out F` writes one"
             )
-        identity = {"sha256": sha256} if sha256 else {"file": path.name, "bytes": path.stat().st_size}
+        size = sum(file.stat().st_size for file in checkpoint.files)
+        identity = {"sha256": sha256} if sha256 else {"file": path.name, "bytes": size}
         return Input(name, label, checkpoint, identity)
 
     def _locate(self, name: str) -> tuple[Path, str | None]:
@@ -181,8 +191,10 @@ class _Finder:
 
             file, sha256 = tensors_in(json.loads((path / MANIFEST).read_text()), str(path))
             return Path(file), sha256
-        if not name or path.is_dir():
-            raise InputError(f"{name!r} is a folder: name a file of tensors in it")
+        if not name:
+            raise InputError("'' is a folder: name a file of tensors in it")
+        if path.is_dir():
+            return path, None
         if path.exists():
             raise InputError(f"{name!r} is a device or a pipe: name a file of tensors")
         from neulig_ray.stages.lookup import find, local_copy, looks_stored, tensors_of
@@ -224,6 +236,8 @@ def shortened(name: str) -> str:
 
 def _stem(name: str) -> str:
     path = Path(name)
+    if path.name.endswith(INDEX) or not path.name:  # a model in several files is called as its folder is
+        path = Path(os.path.abspath(path.parent if path.name else path))
     known = path.suffix in (".safetensors", ".pt", ".pth", ".bin")
     return (path.stem if known else path.name).rpartition(":")[2]
 

@@ -1,7 +1,6 @@
 """`neulig merge METHOD --masks M --task T`: one task's dense model out of a masked model."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -9,9 +8,9 @@ from neulig_ray.cli.merge_output import check_target
 from neulig_ray.cli.units import size
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.merging import Method
-from neulig_ray.merging.checkpoints import HEADER_KEY, open_checkpoint
+from neulig_ray.merging.checkpoints import open_checkpoint
 from neulig_ray.merging.masks import MaskedModel
-from neulig_ray.tensorfile import TensorWriter
+from neulig_ray.tensorfile import TensorWriter, file_metadata
 
 
 def write_dense(method: Method, given: argparse.Namespace) -> int:
@@ -28,15 +27,21 @@ def write_dense(method: Method, given: argparse.Namespace) -> int:
     if about.get("kind") != "masked" or about.get("method") != method.name:
         found = f"a {about['kind']} of {about.get('method')}" if "kind" in about else "a state dict"
         raise InputError(f"--masks {given.masks!r} is {found}, not a masked model of {method.name}")
-    labels = tuple(str(expert["label"]) for expert in about["experts"])
+    try:
+        labels = tuple(str(expert["label"]) for expert in about["experts"])
+        dense_kind = str(about.pop("dense_kind"))
+    except (LookupError, TypeError):
+        raise InputError(
+            f"--masks {given.masks!r} does not say which experts it holds: merge them anew"
+        ) from None
     model = MaskedModel(checkpoint.source, labels)
     task = model.task(given.task)
     target = check_target(given.out, {given.masks: Path(given.masks)})
-    about |= {"kind": about.pop("dense_kind"), "task": given.task}
+    about |= {"kind": dense_kind, "task": given.task}
     if given.dry_run:
         return 0
     try:
-        with TensorWriter(target, model.specs, {HEADER_KEY: json.dumps(about, sort_keys=True)}) as writer:
+        with TensorWriter(target, model.specs, file_metadata(about)) as writer:
             for name in model.specs:
                 writer.write(name, model.tensor(name, task))
     except StageError as error:

@@ -1,6 +1,5 @@
 """The file of `neulig merge`: where it may lie, what it holds, what it says of itself."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ import torch
 from neulig_ray import __version__
 from neulig_ray.cli.merge_inputs import Inputs, shortened
 from neulig_ray.errors import InputError
-from neulig_ray.merging.checkpoints import HEADER_KEY, VISUAL, Tower, copy_tensors
+from neulig_ray.merging.checkpoints import VISUAL, Tower, copy_tensors
 from neulig_ray.merging.engine import Merge
-from neulig_ray.tensorfile import Spec, TensorWriter
+from neulig_ray.tensorfile import Spec, TensorWriter, file_metadata
 
 FORMAT = 1  # of files of weights, as models/weights.py has it; that module would import open_clip
 FUSE = "fuse"  # whose result is an origin again
@@ -94,8 +93,7 @@ class Output:
 
     def write(self) -> None:
         """Merge into the file. Raises StageError where it cannot be finished; then nothing is left of it."""
-        metadata = {HEADER_KEY: json.dumps(self.about, sort_keys=True)}
-        with TensorWriter(self.target, self.specs, metadata) as writer:
+        with TensorWriter(self.target, self.specs, file_metadata(self.about)) as writer:
             self.merge.run(_InTower(writer) if self.whole else writer)
             source = self.inputs.base_source
             if self.whole and isinstance(source, Tower):

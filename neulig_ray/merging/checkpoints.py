@@ -1,101 +1,130 @@
 """Opening the models of a merge: safetensors, state dicts of torch.save, towers inside whole CLIPs."""
 
 import hashlib
-import json
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
+from neulig_ray.documents import bounded_json
 from neulig_ray.errors import InputError
-from neulig_ray.merging.sources import Source, StateSource
-from neulig_ray.tensorfile import DTYPES, Spec, TensorFile
+from neulig_ray.merging.sources import SeveralFiles, Source, Under
+from neulig_ray.models.foreign.folders import INDEX, shards, weight_files
+from neulig_ray.models.foreign.pickles import REMEDY, NoWeights, TorchFile
+from neulig_ray.tensorfile import HEADER_KEY, Spec, TensorFile, looks_safe, not_read, unreadable
 
-HEADER_KEY = "neulig"  # of a file's metadata: what the file is, as JSON
 VISUAL = "visual."  # how a whole CLIP calls its visual tower
-# Where training programs keep the state dict inside what they save.
-_NESTS = ("state_dict", "model", "model_state_dict", "module")
 _PIECE = 1 << 20  # numbers that are copied or compared at a time
 _SAMPLE = 64  # numbers at both ends of a tensor that tell most models apart
-_IMPORT = "Nothing of it is run here; `neulig import` rebuilds such a file's tensors alone."
+_MOST_LISTED: Final = 5
+_TEXTS: Final = ("kind", "arch", "activation", "method", "origin_fingerprint", "dense_kind")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model file that is open. `about`: what its header says under "neulig", which may be nothing."""
+    """A model that is open. `about`: what its header says under "neulig", which may be nothing.
+
+    `files`: those that it is read from; one is `path` itself, or they lie in that folder. `notes`: what
+    people are told of it, such as what was left out.
+    """
 
     path: Path
     source: Source
     about: Mapping[str, Any]
+    files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
 
-def open_checkpoint(path: Path | str) -> Checkpoint:
-    """Open a safetensors file, or a state dict that torch.save wrote (also one level down in a dict).
+def open_checkpoint(path: Path | str, weights: str = "") -> Checkpoint:
+    """Open a safetensors file, a state dict that torch.save wrote, or a model's folder or index.
 
-    Raises InputError for everything else: a whole module, a pickle with code, a damaged file.
+    `weights`: the key of the state dict to take where a file holds several, or what its tensors' names begin
+    with. Raises InputError for everything else: a whole module, a file without tensors, a damaged one.
     """
     path = Path(path)
+    if not path.is_dir() and not path.name.endswith(INDEX):
+        return _opened(path, weights)
+    files = weight_files(path) if path.is_dir() else shards(path)
+    parts = [_opened(file, weights) for file in files]
+    if len(parts) == 1:
+        return parts[0]
+    source = SeveralFiles({str(part.path): part.source for part in parts})
+    return Checkpoint(path, source, {}, tuple(files), tuple(note for part in parts for note in part.notes))
+
+
+def _opened(path: Path, weights: str) -> Checkpoint:
     try:
         with path.open("rb") as stream:
-            start = stream.read(9)
+            start = stream.read(64)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise unreadable(str(path), error) from error
     # A safetensors file begins with the length of its header, which may look like either.
-    zipped, pickled = start[:2] == b"PK", start[:1] == b"\x80"
-    if (zipped or pickled) and start[8:9] != b"{":
-        return Checkpoint(path, StateSource(_unpickled(path, mapped=zipped)), {})
+    if (start[:2] == b"PK" or start[:1] == b"\x80") and not looks_safe(start):
+        source = _state_dict(path, weights, "zip file" if start[:2] == b"PK" else "pickle")
+        return Checkpoint(path, source, {}, (path,), tuple(_notes(source)))
     file = TensorFile(path)
-    try:
-        about = json.loads(file.metadata.get(HEADER_KEY, "{}"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: the header's {HEADER_KEY!r} entry is not JSON ({error})") from error
-    return Checkpoint(path, file, about if isinstance(about, dict) else {})
+    part = Under(file, f"{weights}.")
+    if weights and part.specs:  # names that were flattened before they were written
+        left = len(file.specs) - len(part.specs)
+        note = f"{path}: the weights are those of {weights!r}; left out: {left} tensors of other names"
+        return Checkpoint(path, part, {}, (path,), (note,) if left else ())
+    return Checkpoint(path, file, _about(file), (path,))
 
 
-def _unpickled(path: Path, *, mapped: bool) -> dict[str, torch.Tensor]:
-    """The state dict of a file of torch.save, mapped into memory where the file allows it (zip files do)."""
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped or None)
-    except Exception as error:  # the unpickler lets through whatever a made-up file provokes
-        text = str(error)
-        if code := re.search(r"GLOBAL ([\w.]+)", text):
+def _about(file: TensorFile) -> dict[str, Any]:
+    """What the header says under "neulig"; raises InputError for what neulig does not write there."""
+    where = f"{file.path}: the header's {HEADER_KEY!r} entry"
+    about = bounded_json(file.metadata.get(HEADER_KEY, "{}"), where)
+    if not isinstance(about, dict):
+        return {}
+    for key in _TEXTS:
+        if not isinstance(about.get(key, ""), (str, type(None))):
             raise InputError(
-                f"{path} is a pickle that asks for {code[1]}: it holds a whole module or other objects, "
-                f"which only running code could make. {_IMPORT}"
-            ) from error
-        if "TorchScript" in text:
-            raise InputError(f"{path} is a TorchScript program, not a state dict. {_IMPORT}") from error
-        told = next((line for line in text.splitlines() if line.strip()), "")
-        if "weights_only" in told:  # torch advises to run the code that is in the file
-            reason = re.search(r"WeightsUnpickler error: (.+)", text)
-            told = reason[1] if reason else ""
-        told = told or type(error).__name__
-        kind = "zip file" if mapped else "pickle"
+                f"{where} says that {key!r} is {str(about[key])[:80]}, and not a text: it is damaged"
+            )
+    return about
+
+
+def _state_dict(path: Path, weights: str, kind: str) -> TorchFile:
+    try:
+        found = TorchFile(path, weights)
+    except NoWeights as error:
         raise InputError(
-            f"{path} is a {kind}, but damaged or no state dict of torch.save ({told}). {_IMPORT}"
-        ) from error
-    nests = [key for key in _NESTS if isinstance(found, Mapping) and isinstance(found.get(key), Mapping)]
-    state = found[nests[0]] if nests else found
-    if not isinstance(state, Mapping) or not state:
-        raise InputError(f"{path} holds {type(state).__name__}, not a state dict (name -> tensor). {_IMPORT}")
-    for name, tensor in state.items():
-        if not isinstance(tensor, torch.Tensor):
+            f"{path} is a {kind}, but damaged or not a state dict of torch.save: {error.reason}. {REMEDY}. "
+            "`neulig import` runs nothing of such files either"
+        ) from None
+    if found.module:
+        raise InputError(
+            f"{path} is a {kind} of a whole module ({found.module}), not a state dict. Nothing of it is run "
+            "here; `neulig import` rebuilds a visual tower's tensors out of one"
+        )
+    for name, dtype in found.unread.items():
+        raise not_read(str(path), name, dtype)
+    for name, made_by in found.odd.items():
+        if "_rebuild_" in made_by:  # a tensor, of a layout that is not read
             raise InputError(
-                f"{path}: {name!r} is {type(tensor).__name__}, not a tensor: save the state dict alone, or "
-                f"under one of the keys {', '.join(_NESTS)}"
+                f"{path}: {name!r} is a tensor of {made_by} (sparse, quantised or of another layout), which "
+                "cannot be merged: convert it, to float32 for instance"
             )
-        if tensor.dtype not in DTYPES.values() or tensor.layout != torch.strided:
-            raise InputError(
-                f"{path}: {name!r} is {tensor.dtype} ({tensor.layout}), which cannot be merged: convert it, "
-                "to float32 for instance"
-            )
-    return {str(name): tensor for name, tensor in state.items()}
+    return found
+
+
+def _notes(file: TorchFile) -> list[str]:
+    told = []
+    if file.key and file.others:
+        told.append(f"{file.path}: the weights are those of {file.key!r}; left out: {_some(file.others)}")
+    if file.odd:
+        odd = [f"{name!r} ({kind})" for name, kind in file.odd.items()]
+        told.append(f"{file.path}: left out of the merge, being no tensors: {_some(odd)}")
+    return told
+
+
+def _some(items: Sequence[str]) -> str:
+    rest = len(items) - _MOST_LISTED
+    return ", ".join(items[:_MOST_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 class Tower:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 
+from neulig_ray.errors import InputError
 from neulig_ray.tensorfile import Spec, TensorFile
 
 State = Mapping[str, torch.Tensor]
@@ -44,6 +45,48 @@ class StateSource:
 
     def read_into(self, out: torch.Tensor, name: str, start: int = 0) -> None:
         out.copy_(self.read(name, start, start + out.numel()))
+
+
+class SeveralFiles:
+    """One model whose tensors lie in several files, by the files' names; each is read where it lies."""
+
+    def __init__(self, files: Mapping[str, Source]) -> None:
+        """Raises InputError for a tensor that two files hold."""
+        self._source: dict[str, Source] = {}
+        self.specs: dict[str, Spec] = {}
+        owner: dict[str, str] = {}
+        for label, source in files.items():
+            for name, spec in source.specs.items():
+                if name in owner:
+                    raise InputError(
+                        f"{owner[name]} and {label} both hold {name!r}, and are files of one model: which is "
+                        "meant cannot be told; download the model again"
+                    )
+                owner[name], self._source[name], self.specs[name] = label, source, spec
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        return self._source[name].read(name, start, stop)
+
+    def read_into(self, out: torch.Tensor, name: str, start: int = 0) -> None:
+        self._source[name].read_into(out, name, start)
+
+
+class Under:
+    """The tensors of a source whose names begin with `prefix`, under the rest of their names."""
+
+    def __init__(self, source: Source, prefix: str) -> None:
+        self._source, self._prefix = source, prefix
+        self.specs = {
+            name.removeprefix(prefix): spec
+            for name, spec in source.specs.items()
+            if name.startswith(prefix) and name != prefix
+        }
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        return self._source.read(self._prefix + name, start, stop)
+
+    def read_into(self, out: torch.Tensor, name: str, start: int = 0) -> None:
+        self._source.read_into(out, self._prefix + name, start)
 
 
 class StateSink:

@@ -48,7 +48,8 @@ def load_origin(source: Path | str | bytes, arch: Arch, *, label: str = "") -> A
     spec = {name: (tuple(t.shape), t.dtype) for name, t in clip.state_dict().items()}
     if arch.token_seed is not None:
         spec.pop(TOKEN_TABLE)
-        stored = metadata.get("tokens") or {}
+        stored = metadata.get("tokens")
+        stored = stored if isinstance(stored, dict) else {}
         if stored.get("sha256") != _sha256(clip.token_embedding.weight):
             raise InputError(
                 f"{where} was trained with the token table of seed {stored.get('seed')!r}, not with that of "

@@ -12,12 +12,22 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from neulig_ray.documents import bounded_json
 from neulig_ray.errors import InputError
-from neulig_ray.models.archs import Arch
+from neulig_ray.models.archs import ARCHS, Arch
 from neulig_ray.models.clip import skeleton
+from neulig_ray.tensorfile import (
+    HEADER_KEY,
+    RESERVED,
+    damaged,
+    file_metadata,
+    not_read,
+    refuse_others,
+    to_bytes,
+    unreadable,
+)
 
 FORMAT = 1
-HEADER_KEY = "neulig"
 MOST_LISTED = 5
 
 State = dict[str, Tensor]
@@ -42,8 +52,7 @@ def pack(state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
     """
     if bad := _non_finite(state):
         raise ValueError(f"weights with NaN or infinite values are not stored: {bad}")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    return safetensors.torch.save(tensors, {HEADER_KEY: json.dumps(metadata, sort_keys=True)})
+    return to_bytes(state, file_metadata(metadata))
 
 
 def tower_bytes(state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
@@ -56,8 +65,9 @@ def read_tower(
 ) -> tuple[State, dict[str, Any]]:
     """The state of a visual tower, floats as float32, and its metadata; `label` names bytes in messages.
 
-    With `arch` the file must be of that arch; without, the configuration in its metadata is used. Raises
-    InputError for anything but a whole file of finite tensors with the names and shapes of the arch.
+    With `arch` the file must be of that arch; without, of the one that its metadata name. Raises InputError
+    for an arch that is not known here, and for anything but a whole file of finite tensors with the names
+    and shapes of the arch.
     """
     state, metadata, where = unpack(source, label)
     if arch is None:
@@ -75,12 +85,9 @@ def unpack(source: Path | str | bytes, label: str = "") -> tuple[State, dict[str
         try:
             source = Path(source).read_bytes()
         except OSError as error:
-            raise InputError(f"{where} cannot be read: {error.strerror or error}") from error
+            raise unreadable(where, error) from error
     state, header = load_tensors(source, where)
-    try:
-        metadata = json.loads(header.get(HEADER_KEY, "null"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: the header's {HEADER_KEY!r} entry is not JSON ({error})") from error
+    metadata = bounded_json(header.get(HEADER_KEY, "null"), f"{where}: the header's {HEADER_KEY!r} entry")
     if not isinstance(metadata, dict):
         raise InputError(
             f"{where} has no {HEADER_KEY!r} entry in its header, so its arch and activation are unknown: "
@@ -98,45 +105,23 @@ def load_tensors(data: bytes, where: str) -> tuple[State, dict[str, str]]:
 
     Raises InputError, naming `where`, for a pickle, a file of another kind, and a truncated or damaged one.
     """
-    convert = "Convert it to safetensors with `neulig import`, which runs nothing of it."
-    safe = data[8:9] == b"{"  # a header's length, the first bytes, may look like anything
-    if data[:2] == b"PK" and not safe:
-        raise InputError(f"{where} is a zip file, as torch.save writes, not safetensors. {convert}")
-    if data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and not safe:
-        raise InputError(f"{where} is a pickle, not safetensors. {convert}")
-    header = _header(data, where)
+    refuse_others(data[:64], len(data), where)
+    header = data[: 8 + int.from_bytes(data[:8], "little")]
     try:
-        return safetensors.torch.load(data), dict(header.get("__metadata__", {}))
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{where} is damaged ({error}): copy it again") from error
-
-
-def _header(data: bytes, where: str) -> dict[str, Any]:
-    size = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or data[8:9] != b"{":
-        raise InputError(f"{where} is not a safetensors file ({len(data)} bytes)")
-    if len(data) < 8 + size:
-        raise InputError(
-            f"{where} is truncated: {len(data)} bytes, but its header alone takes {8 + size}; copy it again"
-        )
-    try:
-        header = dict(json.loads(data[8 : 8 + size]))
-        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-        end = max((int(entry["data_offsets"][1]) for entry in tensors), default=0)
-        dict(header.get("__metadata__", {}))
-    except (ValueError, TypeError, LookupError) as error:
-        raise InputError(f"{where} is damaged: its header cannot be read ({error}); copy it again") from error
-    if len(data) < 8 + size + end:
-        raise InputError(f"{where} is truncated: {len(data)} of {8 + size + end} bytes; copy it again")
-    return header
+        tensors = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise damaged(where, header, len(data), error) from error
+    except KeyError as error:  # a dtype that torch has not
+        raise not_read(where, "a tensor", str(error.args[0])) from error
+    return tensors, dict(json.loads(header[8:]).get(RESERVED) or {})  # JSON that the library has read
 
 
 def stored_arch(metadata: Mapping[str, Any], where: str) -> Arch:
-    """The arch that a file's metadata describe."""
-    try:
-        return Arch(name=metadata["arch"], config=metadata["config"], description=f"from {where}")
-    except KeyError as error:
-        raise InputError(f"{where}: the metadata lack {error}; use a file that neulig wrote") from error
+    """The arch that a file's metadata name: built as it is known here, whatever the file says of it."""
+    name = metadata.get("arch")
+    if not isinstance(name, str) or "config" not in metadata:
+        raise InputError(f"{where}: the metadata lack 'arch' or 'config'; use a file that neulig wrote")
+    return ARCHS[name]
 
 
 def check_arch(metadata: Mapping[str, Any], arch: Arch, where: str) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 from neulig_ray.config import Experiment
 from neulig_ray.errors import InputError
 from neulig_ray.models.archs import ARCHS
-from neulig_ray.models.weights import HEADER_KEY, read_tower
+from neulig_ray.models.weights import read_tower
 from neulig_ray.stages.artifact import Artifact, fingerprint
 from neulig_ray.stages.combinations import collaborator, origin_name, origins_of
 from neulig_ray.stages.experts import FILE
 from neulig_ray.stages.storage import MANIFEST, Storage
-from neulig_ray.tensorfile import TensorFile
+from neulig_ray.tensorfile import HEADER_KEY, TensorFile
 
 _LABEL = re.compile(r"(?P<arch>[^./]+)\.(?P<task>[^@/]+)@(?P<origin>[^@/]+)")
 _STORED = re.compile(rf"{_LABEL.pattern}-(?P<fingerprint>[0-9a-f]{{16}})")

@@ -1,8 +1,6 @@
 """Images of the storage that are too many for memory: read row by row from files on the node."""
 
 import hashlib
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import numpy as np
 
 from neulig_ray import paths
 from neulig_ray.errors import StageError
+from neulig_ray.parts import whole_file
 from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.storage import Storage
 
@@ -32,9 +31,8 @@ def node_file(storage: Storage, artifact: Artifact, name: str) -> Path:
                 "Run `neulig storage verify`"
             )
         copy.parent.mkdir(parents=True, exist_ok=True)
-        part = copy.with_name(f"{name}.{uuid.uuid4().hex}.part")
-        part.write_bytes(data)
-        os.replace(part, copy)
+        with whole_file(copy) as stream:
+            stream.write(data)
     return copy
 
 

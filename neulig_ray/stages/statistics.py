@@ -22,7 +22,7 @@ from neulig_ray.stages.placement import device
 from neulig_ray.stages.prepare import load_split, read_array
 from neulig_ray.stages.shared import load_bare_tower
 from neulig_ray.stages.storage import Storage
-from neulig_ray.tensorfile import TensorFile
+from neulig_ray.tensorfile import TensorFile, file_metadata, to_bytes
 
 VERSION = 1
 FILE = "statistics.safetensors"
@@ -67,9 +67,8 @@ def _make(
     measure = MethodSpec(method).method.measure
     assert measure is not None
     found = measure(tower.eval(), images, torch.from_numpy(read_array(storage, head, HEAD_FILE)), **options)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
     info = {"method": method, "arch": arch, "expert": expert.label, "options": dict(options)}
-    return {FILE: safetensors.torch.save(tensors)}, info
+    return {FILE: to_bytes(found, file_metadata())}, info
 
 
 def open_statistics(storage: Storage, artifact: Artifact) -> Source:

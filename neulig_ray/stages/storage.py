@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from pyarrow import fs
 
 from neulig_ray.errors import InputError, StageError
+from neulig_ray.parts import whole_file
 from neulig_ray.stages.artifact import Artifact
 
 MANIFEST = "manifest.json"
@@ -92,16 +93,9 @@ class Storage:
             with self._fs.open_output_stream(target) as stream:  # an object appears when it is whole
                 stream.write(data)
             return
-        part = f"{target}.{uuid.uuid4().hex}.part"
-        try:
-            self._fs.create_dir(os.path.dirname(target), recursive=True)
-            with self._fs.open_output_stream(part) as stream:
-                stream.write(data)
-            self._fs.move(part, target)
-        except OSError:
-            with contextlib.suppress(OSError):
-                self._fs.delete_file(part)
-            raise
+        self._fs.create_dir(os.path.dirname(target), recursive=True)
+        with whole_file(Path(target)) as stream:
+            stream.write(data)
 
     def _attempt(self, what: str, work: Callable[[], T]) -> T:
         """What `work` gives; raises FileNotFoundError at once, other errors as StageError."""

@@ -2,18 +2,13 @@
 
 import contextlib
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import open_clip
-import safetensors.torch
 import torch
 from open_clip.tokenizer import SimpleTokenizer
-from safetensors import SafetensorError
 from torch import Tensor
 
 from neulig_ray.errors import InputError
@@ -21,6 +16,8 @@ from neulig_ray.models.archs import Arch
 from neulig_ray.models.clip import image_size
 from neulig_ray.models.foreign.card import model_card
 from neulig_ray.models.foreign.huggingface import clip_to, config_of
+from neulig_ray.parts import whole_file, whole_folder
+from neulig_ray.tensorfile import file_metadata, write_tensors
 
 State = Mapping[str, Tensor]
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
@@ -55,16 +52,13 @@ def write_huggingface(
     if out.exists():
         raise InputError(f"--out {str(out)!r} exists: name a new folder")
     config = config_of(arch)
-    with _whole(out) as part:
-        part.mkdir(parents=True)
-        state = {name: tensor.contiguous() for name, tensor in clip_to(whole_clip(tower, clip)).items()}
-        safetensors.torch.save_file(state, part / "model.safetensors", {"format": "pt"})
+    with _explained(out), whole_folder(out) as part:
+        write_tensors(part / "model.safetensors", clip_to(whole_clip(tower, clip)), file_metadata())
         texts = {"config.json": config, **_processor(arch)}
         for name, value in texts.items():
             (part / name).write_text(json.dumps(value, indent=2) + "\n")
         (part / "merges.txt").write_text(_merges())
         (part / "README.md").write_text(model_card(out, about, command, "hf"))
-        shutil.copymode(part / "README.md", part / "model.safetensors")
     return sorted(out.iterdir())
 
 
@@ -74,37 +68,30 @@ def _write_file(out: Path, state: State, about: Mapping[str, Any], command: str,
     if out.suffix != ".safetensors" and not (torch_file and form == "open_clip"):
         also = f", or {', '.join(TORCH_SUFFIXES)}" if form == "open_clip" else ""
         raise InputError(f"--out {str(out)!r}: a file of format {form} ends in .safetensors{also}")
-    tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
-    with _whole(card) as card_part, _whole(out) as part:
+    with _explained(out), whole_file(card) as text:
+        text.write(model_card(out, about, command, form).encode())
         if torch_file:
-            torch.save(tensors, part)
+            with whole_file(out) as stream:
+                torch.save({name: tensor.detach().contiguous() for name, tensor in state.items()}, stream)
         else:
-            safetensors.torch.save_file(tensors, part, {"format": "pt"})
-        card_part.write_text(model_card(out, about, command, form))
-        shutil.copymode(card_part, part)  # safetensors makes files that only their owner reads
+            write_tensors(out, state, file_metadata())
     return [out, card]
 
 
 def write_whole(out: Path, data: bytes) -> None:
     """A file whole or not at all; raises InputError where it cannot be written."""
-    with _whole(out) as part:
-        part.write_bytes(data)
+    with _explained(out), whole_file(out) as stream:
+        stream.write(data)
 
 
 @contextlib.contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    """A name beside `target` to write to; it becomes the target at the end, and vanishes on an error."""
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+def _explained(target: Path) -> Iterator[None]:
+    """The folder of `target` is there; what cannot be written is an InputError."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, target)
-    except (OSError, RuntimeError, SafetensorError) as error:  # the two libraries' own for a full disk
+        yield
+    except (OSError, RuntimeError) as error:  # torch's own, and ours, for a full disk
         raise InputError(f"--out {str(target)!r} cannot be written: {error}") from error
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        part.unlink(missing_ok=True)
 
 
 def _processor(arch: Arch) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Files of the Hugging Face hub, through its own library: its cache, its offline variables, its errors."""
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,17 +9,7 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from neulig_ray.errors import InputError
-
-OPEN_CLIP, TRANSFORMERS = "open_clip_config.json", "config.json"
-# A model's weights, as the two libraries name them; the files to be preferred first.
-WEIGHTS = {
-    OPEN_CLIP: (
-        "open_clip_model.safetensors",
-        "open_clip_pytorch_model.safetensors",
-        "open_clip_pytorch_model.bin",
-    ),
-    TRANSFORMERS: ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
-}
+from neulig_ray.models.foreign.folders import INDEX, OPEN_CLIP, TRANSFORMERS, WEIGHTS, shard_names
 
 
 def download_repository(repository: str, instead: str) -> Path:
@@ -33,8 +22,8 @@ def download_repository(repository: str, instead: str) -> Path:
         config = first(repository, (OPEN_CLIP, TRANSFORMERS))
         places[:] = [url(repository, file) for file in WEIGHTS[config.name]]
         weights = first(repository, WEIGHTS[config.name])
-        if weights.name.endswith(".index.json"):
-            for part in sorted(set(json.loads(weights.read_text())["weight_map"].values())):
+        if weights.name.endswith(INDEX):
+            for part in shard_names(weights):
                 hf_hub_download(repository, part)
         return config.parent
 

@@ -121,6 +121,8 @@ def check_config(config: Mapping[str, Any], arch: Arch, where: str, *, text: boo
     parts = [("vision_config", _VISION_DEFAULTS)] + ([("text_config", _TEXT_DEFAULTS)] if text else [])
     for part, defaults in parts:
         given = config if kind == "clip_vision_model" else config.get(part) or {}
+        if not isinstance(given, Mapping):
+            raise InputError(f"{where}: its {part} is {type(given).__name__}, and not an object of settings")
         for key, default in defaults.items():
             found, asked = given.get(key, default), wanted[part][key]
             if key == "hidden_act" and found != asked:

@@ -15,7 +15,8 @@ from neulig_ray.models.foreign.checkpoints import Checkpoint, digest, locate, re
 from neulig_ray.models.foreign.huggingface import PATCHES, clip_from
 from neulig_ray.models.origins import load_origin, origin_bytes, shipped
 from neulig_ray.models.sources import HUB, OriginSource
-from neulig_ray.models.weights import HEADER_KEY, check_state, spec_of
+from neulig_ray.models.weights import check_state, spec_of
+from neulig_ray.tensorfile import HEADER_KEY, TensorFile, looks_safe
 
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # in OpenAI's own files
 
@@ -82,8 +83,7 @@ def is_ours(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        return f'"{HEADER_KEY}"'.encode() in stream.read(min(size, 1 << 20))
+        return looks_safe(stream.read(64)) and HEADER_KEY in TensorFile(path).metadata
 
 
 def clip_of(checkpoint: Checkpoint, arch: Arch) -> Any:

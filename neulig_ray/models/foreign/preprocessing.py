@@ -14,8 +14,12 @@ OURS = {
 }
 
 
-def check_preprocessing(found: Mapping[str, Any], what: str) -> None:
+def check_preprocessing(found: Any, what: str) -> None:
     """Raises InputError for weights trained on images prepared in another way (keys as open_clip's)."""
+    if not isinstance(found, Mapping):
+        raise InputError(
+            f"{what}: its preprocess_cfg is {type(found).__name__}, and not an object of settings"
+        )
     for key, ours in OURS.items():
         theirs = found.get(key, ours)
         theirs = tuple(theirs) if isinstance(theirs, list) else theirs

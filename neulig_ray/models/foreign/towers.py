@@ -35,10 +35,10 @@ def find_tower(checkpoint: Checkpoint, arch: Arch, projection: Callable[[], Tens
     checkpoint.check(arch)
     tensors, where = checkpoint.tensors, checkpoint.where
     from_origin = False
-    if patches := [name for name in tensors if name.endswith(PATCHES)]:
+    if patches := _towers(tensors, PATCHES, where):
         layout = "transformers"
         state = tower_from(tensors)
-        own = patches[0].removesuffix(PATCHES)
+        (own,) = patches
         kept = {n for n in tensors if n.startswith(own) or n.endswith("visual_projection.weight")}
         if "proj" not in state:
             if projection is None:
@@ -48,14 +48,14 @@ def find_tower(checkpoint: Checkpoint, arch: Arch, projection: Callable[[], Tens
                 )
             state["proj"], from_origin = projection(), True
     else:
-        starts = sorted((name for name in tensors if name.endswith(FIRST)), key=len)
+        starts = _towers(tensors, FIRST, where)
         if not starts:
             names = ", ".join(list(tensors)[:5])
             raise InputError(
                 f"{where} holds no visual tower of a CLIP; its tensors are called {names}, ... Name a "
                 "checkpoint of a CLIP with a ViT or ModifiedResNet, or of its image encoder"
             )
-        own = starts[0].removesuffix(FIRST)
+        (own,) = starts
         layout = f"open_clip ({own}*)" if own else "open_clip's tower"
         state = {name.removeprefix(own): t for name, t in tensors.items() if name.startswith(own)}
         kept = {name for name in tensors if name.startswith(own)}
@@ -67,6 +67,23 @@ def find_tower(checkpoint: Checkpoint, arch: Arch, projection: Callable[[], Tens
         raise InputError(f"{error}{hint}") from None
     dropped = {name: tensor for name, tensor in tensors.items() if name not in kept}
     return Tower(state, layout, dropped, from_origin)
+
+
+def _towers(tensors: Mapping[str, Tensor], mark: str, where: str) -> list[str]:
+    """What stands before the names of the tower that a tensor called `mark` belongs to; [] without one.
+
+    Raises InputError for several towers. What begins with a tower's own prefix is a part of that tower: each
+    block of a ResNet has a `conv1.weight` too.
+    """
+    found: list[str] = []
+    for start in sorted((name.removesuffix(mark) for name in tensors if name.endswith(mark)), key=len):
+        if not any(start.startswith(other) for other in found):
+            found.append(start)
+    if len(found) > 1:
+        heads = [start.removesuffix("visual.").removesuffix("vision_model.") or start for start in found]
+        shown = " and ".join(repr(head.removesuffix(".")) for head in heads)
+        raise InputError(f"{where} holds several models, {shown}: choose one with --weights-key KEY")
+    return found
 
 
 def _fits(state: Mapping[str, Tensor], arch: Arch) -> bool:
