@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from neulig_ray.errors import InputError
 from neulig_ray.merging.checkpoints import Checkpoint, Tower, fitting_base, open_checkpoint, twins
 from neulig_ray.merging.correspondence import check_specs, differences
 from neulig_ray.merging.sources import Source
+from neulig_ray.stages.manifest import MANIFEST, manifest_in
 
-MANIFEST = "manifest.json"
 # What two models of one architecture share in what their files say of themselves.
 _ARCHITECTURE = ("arch", "activation", "config")
 
@@ -179,7 +178,7 @@ class _Finder:
         if (path / MANIFEST).is_file():
             from neulig_ray.stages.lookup import tensors_in
 
-            file, sha256 = tensors_in(json.loads((path / MANIFEST).read_text()), str(path))
+            file, sha256 = tensors_in(manifest_in(path), str(path))
             return Path(file), sha256
         if not name or path.is_dir():
             raise InputError(f"{name!r} is a folder: name a file of tensors in it")
@@ -201,7 +200,7 @@ def _stored_sha256(path: Path) -> str | None:
     if not manifest.is_file():
         return None
     with contextlib.suppress(ValueError, LookupError, TypeError):
-        return str(json.loads(manifest.read_text())["files"][path.name]["sha256"])
+        return str(manifest_in(path.parent)["files"][path.name]["sha256"])
     return None
 
 

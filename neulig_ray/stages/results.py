@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from neulig_ray.code import code_version
+from neulig_ray.layout import ABOUT, TABLE
 from neulig_ray.report.schema import frame
 from neulig_ray.stages.artifact import fingerprint
 from neulig_ray.stages.declared import declared
@@ -22,7 +23,6 @@ from neulig_ray.stages.jobs import Failures
 from neulig_ray.stages.plan import Plan
 from neulig_ray.stages.storage import Storage
 
-TABLE, ABOUT = "results.parquet", "results.json"
 _PACKAGES = ("ray", "torch", "torchvision", "open_clip_torch", "mlflow", "numpy", "pandas")
 
 
@@ -45,7 +45,7 @@ def write_results(plan: Plan, storage: Storage, failures: Failures) -> tuple[pd.
 def read_results(storage: Storage, name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """An experiment's last results; raises FileNotFoundError when there are none."""
     table = pd.read_parquet(io.BytesIO(storage.read(f"{name}/{TABLE}")))
-    return frame(table), json.loads(storage.read(f"{name}/{ABOUT}"))
+    return frame(table), storage.read_json(f"{name}/{ABOUT}")
 
 
 def _selected(plan: Plan, storage: Storage) -> list[dict[str, Any]]:
