@@ -29,6 +29,6 @@ def is_ours(name: str) -> bool:
 
 
 def reserved(name: str) -> bool:
-    """Whether an experiment may not have this name. Case makes no difference: not every file system has it."""
+    """Whether an experiment may not have this name. Case is no difference: file systems differ."""
     folded = name.casefold()
     return any(is_ours(own) for own in (name, folded)) or folded == _MLFLOWS_OWN.casefold()

@@ -22,7 +22,7 @@ def leads_out(root: str, full: str) -> str | None:
 
 
 def local_listing(root: str, path: str) -> Listing:
-    """The files below `root`/`path`. A link to a file within `root` is one; links to folders are not followed."""
+    """The files below `root`/`path`. Links to files within `root` count, to folders not."""
     found = Listing([], {}, {})
     if target := leads_out(root, f"{root}/{path}"):
         found.odd[path] = f"a link that leads out of the storage, to {target}"

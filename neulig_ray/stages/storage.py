@@ -224,7 +224,7 @@ class Storage:
         return self.read_json(f"{artifact.path}/{name}")
 
     def delete_tree(self, path: str) -> None:
-        """Remove a folder with all below it, links and not what they name; one that is not there is no error."""
+        """Remove a folder with all below it, if it is there; of links, not what they name."""
         place = self.place(path)
         remove = shutil.rmtree if self.local else self._fs.delete_dir
         with contextlib.suppress(FileNotFoundError):
