@@ -118,9 +118,9 @@ class Session:
             try:
                 return record()
             except (InputError, StageError) as error:
-                if error.__cause__ is None:  # not the store's doing
+                if isinstance(error, StageError) and error.__cause__ is None:  # not the store's doing
                     raise
-                if wait is None:
+                if wait is None or isinstance(error, InputError):  # which no waiting mends
                     self._unrecorded = True
                     self.reporter.console.print(
                         f"[red]MLflow[/]       {error}", highlight=False, soft_wrap=True
