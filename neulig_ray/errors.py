@@ -1,10 +1,19 @@
-"""Errors that people read: each names what was given, the near misses and the remedy."""
+"""Errors that people read: each names what was given, the near misses and the remedy, and no secret."""
 
 import difflib
 from collections.abc import Iterable
 
+from neulig_ray.redaction import redacted
 
-class InputError(ValueError):
+
+class _Told(Exception):
+    """Messages go to consoles, logs, results and MLflow: they never hold what an address may hide."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
+
+
+class InputError(_Told, ValueError):
     """The input is unusable and nothing was started: the command line ends with exit status 2."""
 
 
@@ -12,7 +21,7 @@ class NotApplicable(InputError):
     """A method does not exist for these models: a comparison goes on without it and says why."""
 
 
-class StageError(RuntimeError):
+class StageError(_Told, RuntimeError):
     """Something failed on the way; what was finished before is kept: exit status 1."""
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from neulig_ray.errors import InputError
+from neulig_ray.redaction import redacted
 
 Finding = tuple[bool, str]
 
@@ -75,7 +76,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
                 f"{type(error).__name__}: {error}" if not isinstance(error, InputError) else str(error),
             )
         good &= fine
-        table.add_row("[green]ok[/]" if fine else "[red]no[/]", f"[bold]{name}[/]", text)
+        table.add_row("[green]ok[/]" if fine else "[red]no[/]", f"[bold]{name}[/]", redacted(text))
     Console().print(table)
     return 0 if good else 1
 
@@ -115,7 +116,7 @@ def _storage(uri: str) -> Finding:
 
     storage = Storage(uri)
     storage.check_writable()
-    return True, f"{storage.uri} can be written"
+    return True, f"{storage.shown} can be written"
 
 
 def _mlflow(storage_uri: str, uri: str | None) -> Finding:

@@ -8,6 +8,7 @@ from typing import Any
 
 from neulig_ray.errors import InputError
 from neulig_ray.plugins import load_plugins, read_plugins
+from neulig_ray.redaction import redacted
 
 FORMATS = ("open_clip", "hf", "safetensors")
 
@@ -31,7 +32,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     parser.add_argument("--plugins", nargs="*", default=[], metavar="PATH", help="files that add archs")
     given = parser.parse_args(arguments)
     load_plugins(read_plugins(given.plugins))
-    written = _export(given, shlex.join(["neulig", command, *arguments]))
+    written = _export(given, redacted(shlex.join(["neulig", command, *arguments])))
     print("wrote " + ", ".join(map(str, written)))
     return 0
 

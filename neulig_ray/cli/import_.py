@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from neulig_ray.errors import InputError
 from neulig_ray.plugins import load_plugins, read_plugins
+from neulig_ray.redaction import redacted
 
 if TYPE_CHECKING:
     from neulig_ray.models.foreign.towers import Tower
@@ -86,7 +87,7 @@ def _origin(given: argparse.Namespace) -> Any:
 def _told(source: str) -> str:
     """The source as it stays in the file: a path by its last two parts, no folder of somebody's machine."""
     if ":" in source:
-        return source
+        return redacted(source)
     return "/".join(Path(source).expanduser().resolve().parts[-2:])
 
 
@@ -114,4 +115,4 @@ def _write(given: argparse.Namespace, data: bytes) -> None:
 
     storage = Storage(given.storage)
     storage.check_writable()
-    print(f"stored; in an experiment of {storage.uri}: --experts {stored_name(store_bytes(data, storage))}")
+    print(f"stored; in an experiment of {storage.shown}: --experts {stored_name(store_bytes(data, storage))}")

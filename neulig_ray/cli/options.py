@@ -9,7 +9,6 @@ import tyro
 
 from neulig_ray.config import Experiment
 from neulig_ray.errors import InputError
-from neulig_ray.redaction import redacted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ def parse(
     ):
         unread = "; MLFLOW_TRACKING_URI is not read" if os.environ.get("MLFLOW_TRACKING_URI") else ""
         raise InputError(
-            f"--storage {redacted(options.storage)!r} is not local, so that MLflow's sqlite database cannot "
+            f"--storage {options.storage!r} is not local, so that MLflow's sqlite database cannot "
             f"lie in it: give --tracking-uri http://HOST:PORT (an MLflow server{unread})"
         )
     return flags.experiment, options

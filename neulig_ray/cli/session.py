@@ -17,6 +17,7 @@ from neulig_ray.cli.records import cells, expert_curves, trials
 from neulig_ray.config import Experiment
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.plugins import load_plugins, read_plugins
+from neulig_ray.redaction import redacted
 from neulig_ray.report.html import render
 from neulig_ray.report.published import published
 from neulig_ray.stages.artifact import Artifact
@@ -71,7 +72,7 @@ class Session:
         for group in self.plan.groups:
             console.print(f"{group.arch} {group.origin} n={group.n}: {len(group.combinations)} combinations")
         print_costs(console, self.plan, self.storage)
-        console.print(f"storage {self.storage.uri}, MLflow {self._tracking()[0]}", soft_wrap=True)
+        console.print(f"storage {self.storage.shown}, MLflow {redacted(self._tracking()[0])}", soft_wrap=True)
 
     def run(self, command: str) -> None:
         """Run the pipeline up to what `command` ends with."""

@@ -12,7 +12,9 @@ from neulig_ray.stages.manifest import MANIFEST
 from neulig_ray.stages.storage import Storage
 
 _NAME: Final = re.compile(r".+-[0-9a-f]{16}")
-_PASSING: Final = re.compile(r"\.probe-[0-9a-f]{32}|.+\.[0-9a-f]{32}\.part")  # of a write that was killed
+_PASSING: Final = re.compile(
+    r"\.(probe|doctor)-[0-9a-f]{32}|.+\.[0-9a-f]{32}\.part"
+)  # of a write that was killed
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,9 @@ def survey(storage: Storage) -> Survey:
         else:
             strays[path] = "no file of an artifact"
     for name, folder in storage.top().items():
-        if folder and name not in FOLDERS and not usable_name(name):
-            strays[name] = "no folder of an experiment"
-        elif not folder and not is_ours(name) and not _PASSING.fullmatch(name):
-            strays[name] = "no file of a storage"
+        known = name in FOLDERS or usable_name(name) if folder else is_ours(name)
+        if not known and not _PASSING.fullmatch(name):
+            strays[name] = "no folder of an experiment" if folder else "no file of a storage"
     stored = [Stored(*key, files) for key, files in sorted(found.items())]
     return Survey(stored, dict(sorted(strays.items())), dict(sorted(listing.unread.items())))
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from neulig_ray.code import code_version
 from neulig_ray.layout import ABOUT, TABLE
+from neulig_ray.redaction import redacted, without_secrets
 from neulig_ray.report.schema import frame
 from neulig_ray.stages.artifact import fingerprint
 from neulig_ray.stages.declared import declared
@@ -31,10 +32,12 @@ def write_results(plan: Plan, storage: Storage, failures: Failures) -> tuple[pd.
     table = frame(
         [row for evaluation in plan.evaluations for row in evaluation_rows(evaluation, storage, failures)]
     )
+    table["status"] = table["status"].map(redacted)
     about = _provenance(plan, failures)
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     about["selected"] = _selected(plan, storage)
+    about = without_secrets(about)
     name = plan.experiment.name
     for folder in (f"{name}/history/{about['fingerprint']}", name):
         storage.write(f"{folder}/{TABLE}", buffer.getvalue())
@@ -71,7 +74,7 @@ def _provenance(plan: Plan, failures: Failures) -> dict[str, Any]:
         "configuration": dataclasses.asdict(e),
         "declared": declared(e),
         "seeds": {"seed": e.seed, "task_seed": e.task_seed, "origins": list(e.origins)},
-        "command": " ".join(sys.argv),
+        "command": " ".join(map(_decoded, sys.argv)),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {
             "python": platform.python_version(),
@@ -88,6 +91,11 @@ def _provenance(plan: Plan, failures: Failures) -> dict[str, Any]:
         "artifacts": sorted(labels),
         "failures": {labels.get(name, name): reason for name, reason in failures.items()},
     }
+
+
+def _decoded(argument: str) -> str:
+    """An argument as UTF-8, whatever the locale took its bytes for."""
+    return os.fsencode(argument).decode("utf-8", "replace")
 
 
 def _version(package: str) -> str:

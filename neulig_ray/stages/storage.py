@@ -19,6 +19,7 @@ from pyarrow import fs
 from neulig_ray.documents import MOST_BYTES, bounded_json
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.layout import Top
+from neulig_ray.redaction import redacted, without_secrets
 from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.listing import Listing, leads_out, local_listing
 from neulig_ray.stages.manifest import MANIFEST, is_within, read_manifest
@@ -64,6 +65,11 @@ class Storage:
 
     def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
         return Storage, (self.uri,)
+
+    @property
+    def shown(self) -> str:
+        """The URI for people's eyes and for files: without user, password and keys."""
+        return redacted(self.uri)
 
     def full(self, path: str) -> str:
         """The path of `path` on this storage's own file system."""
@@ -193,14 +199,14 @@ class Storage:
         for name, data in files.items() if isinstance(files, Mapping) else files:
             self.write(f"{artifact.path}/{name}", data)
             listed[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        manifest = {
+        manifest: dict[str, Any] = {
             "kind": artifact.kind,
             "label": artifact.label,
             "fingerprint": artifact.fingerprint,
             "files": listed,
             "info": dict(info),
         }
-        self.write(f"{artifact.path}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+        self.write(f"{artifact.path}/{MANIFEST}", json.dumps(without_secrets(manifest), indent=1).encode())
 
     def exists(self, artifact: Artifact) -> bool:
         """Whether its manifest is there. An empty one, which a machine that lost power leaves, is none."""

@@ -93,7 +93,7 @@ class Tracker:
             elif not is_passing(error):
                 raise store.unusable(self.uri, error) from error
             raise StageError(
-                f"MLflow at {redacted(self.uri)!r} stopped recording {self.experiment!r}: "
+                f"MLflow at {self.uri!r} stopped recording {self.experiment!r}: "
                 f"{store.first_line(error)}. Nothing is lost: the same command again records what is missing."
             ) from error
 

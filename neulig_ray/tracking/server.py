@@ -11,7 +11,6 @@ from typing import Any, Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from neulig_ray.errors import InputError
-from neulig_ray.redaction import redacted
 
 PROBE_SECONDS: Final = 4.0
 REMEDY: Final = (
@@ -39,26 +38,25 @@ def check_server(uri: str) -> None:
         address = parts.netloc.rpartition("@")[2]
         _ = parts.port
     except ValueError as error:
-        raise InputError(f"tracking URI {redacted(uri)!r}: {error}. {REMEDY}") from error
+        raise InputError(f"tracking URI {uri!r}: {error}. {REMEDY}") from error
     if not host:
-        raise InputError(f"tracking URI {redacted(uri)!r} names no host. {REMEDY}")
+        raise InputError(f"tracking URI {uri!r} names no host. {REMEDY}")
     try:
         with urllib.request.urlopen(_request(parts, "health"), timeout=PROBE_SECONDS):  # noqa: S310
             pass
     except urllib.error.HTTPError as error:
         if error.code == 403 and "host" in error.read(500).decode(errors="replace").lower():
             raise InputError(
-                f"the MLflow server at {redacted(uri)!r} refuses its own name: start it with "
-                f"--allowed-hosts {address}"
+                f"the MLflow server at {uri!r} refuses its own name: start it with --allowed-hosts {address}"
             ) from error
         return  # it answers: MLflow's own client says whether it is a tracking server
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLError):
             return  # the client knows the user's certificates
-        raise InputError(f"no MLflow server answers at {redacted(uri)!r}: {reason}. {REMEDY}") from error
+        raise InputError(f"no MLflow server answers at {uri!r}: {reason}. {REMEDY}") from error
     except ValueError as error:
-        raise InputError(f"tracking URI {redacted(uri)!r}: {redacted(str(error))}. {REMEDY}") from error
+        raise InputError(f"tracking URI {uri!r}: {error}. {REMEDY}") from error
     _check_version(uri, parts)
 
 
@@ -71,7 +69,7 @@ def _check_version(uri: str, parts: SplitResult) -> None:
         return
     if (number := re.match(r"(\d+)\.\d+", told)) and int(number[1]) < _OLDEST:
         raise InputError(
-            f"the MLflow server at {redacted(uri)!r} is version {told}, too old to be recorded into: "
+            f"the MLflow server at {uri!r} is version {told}, too old to be recorded into: "
             f"upgrade it to {_OLDEST}.0 or newer."
         )
 
@@ -97,8 +95,8 @@ def check_location(location: str, uri: str) -> None:
     scheme = urlsplit(location.strip()).scheme
     if scheme in _NOT_REMOTE or len(scheme) == 1:  # a drive of Windows
         raise InputError(
-            f"the MLflow server at {redacted(uri)!r} keeps this experiment's artifacts at "
-            f"{redacted(location)!r}, which is a place on each client's own disk. Start it with "
+            f"the MLflow server at {uri!r} keeps this experiment's artifacts at "
+            f"{location!r}, which is a place on each client's own disk. Start it with "
             "--serve-artifacts and --artifacts-destination FOLDER, so that new experiments' are at "
             "mlflow-artifacts:, and use another --name, or delete the experiment for good (`mlflow gc`)."
         )

@@ -63,17 +63,16 @@ def check(uri: str) -> None:
 
 def _check_form(uri: str) -> None:
     """Raises InputError for what MLflow would take for another kind of store than was meant."""
-    shown = redacted(uri)
     if _ADDRESS.fullmatch(uri):
-        raise InputError(f"tracking URI {shown!r} has no scheme. A server is http://{uri}")
+        raise InputError(f"tracking URI {uri!r} has no scheme. A server is http://{uri}")
     if uri.startswith("sqlite:") and (database(uri) is None or ":memory:" in uri):
         raise InputError(
-            f"tracking URI {shown!r} names no file: what is recorded would be gone with the process. "
+            f"tracking URI {uri!r} names no file: what is recorded would be gone with the process. "
             "Use sqlite:////absolute/mlflow.db."
         )
     if urlsplit(uri).scheme in ("", "file") and uri != "databricks":
         raise InputError(
-            f"tracking URI {shown!r}: MLflow no longer records into folders. Use "
+            f"tracking URI {uri!r}: MLflow no longer records into folders. Use "
             "sqlite:////absolute/mlflow.db or the URI of a server, or leave --tracking-uri out for a "
             "database inside a local --storage."
         )
@@ -92,7 +91,7 @@ def unusable(uri: str, error: Exception) -> InputError:
         remedy = f"Correct or unset {variable[0]}, which is set in the environment."
     else:
         remedy = REMEDY
-    return InputError(f"tracking URI {redacted(uri)!r} cannot be used: {reason}. {remedy}")
+    return InputError(f"tracking URI {uri!r} cannot be used: {reason}. {remedy}")
 
 
 def first_line(error: Exception) -> str:
