@@ -81,6 +81,7 @@ class Tracker:
 
         Raises StageError when the store fails on the way: the same command again records the rest.
         """
+        results = results.assign(status=results["status"].map(redacted))
         wanted = projection.runs(self.experiment, results, trials, experts, cells, artifacts)
         try:
             return self._bring_up_to_date(wanted)
