@@ -7,6 +7,7 @@ from pathlib import Path
 from neulig_ray.cli.experiments import choose, described, load_file
 from neulig_ray.cli.options import parse
 from neulig_ray.errors import InputError
+from neulig_ray.layout import Top
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
@@ -57,8 +58,8 @@ def _several(names: Sequence[str], flags: Sequence[str], out: Path | None) -> in
     page = render(frames, provenance)
     if out is None:
         storage = Storage(uri)
-        storage.write("report.html", page.encode())
-        Console(stderr=True).print(f"report {storage.full('report.html')}", soft_wrap=True)
+        storage.write(Top.REPORT, page.encode())
+        Console(stderr=True).print(f"report {storage.full(Top.REPORT)}", soft_wrap=True)
     else:
         out.write_text(page)
     return 0

@@ -16,6 +16,7 @@ from neulig_ray.cli.plan_table import plan_table
 from neulig_ray.cli.records import cells, expert_curves, trials
 from neulig_ray.config import Experiment
 from neulig_ray.errors import InputError, StageError
+from neulig_ray.layout import Top
 from neulig_ray.plugins import load_plugins, read_plugins
 from neulig_ray.redaction import redacted
 from neulig_ray.report.html import render
@@ -33,7 +34,6 @@ from neulig_ray.stages.storage import Storage
 from neulig_ray.tracking.mlflow import Recorded, Tracker
 from neulig_ray.tracking.store import local_uri
 
-REPORT: Final = "report.html"
 _MLFLOW_AGAIN: Final = (5.0, 15.0, 30.0)  # seconds before each further attempt to record
 
 
@@ -77,6 +77,7 @@ class Session:
     def run(self, command: str) -> None:
         """Run the pipeline up to what `command` ends with."""
         self.storage.check_writable()
+        self.storage.check_experiment(self.plan.experiment.name)
         last = LAST_STAGE[command]
         table, missing = plan_table(self.pipeline, last)
         if command == "run":
@@ -138,8 +139,8 @@ class Session:
         if out is not None:
             out.write_text(page)
             return
-        self.storage.write(f"{name}/{REPORT}", page.encode())
-        self.reporter.say(f"report       {self.storage.full(f'{name}/{REPORT}')}")
+        self.storage.write(f"{name}/{Top.REPORT}", page.encode())
+        self.reporter.say(f"report       {self.storage.full(f'{name}/{Top.REPORT}')}")
 
     def status(self) -> int:
         """0, or 1 when something failed or is not recorded."""

@@ -54,7 +54,7 @@ def survey(storage: Storage) -> Survey:
     """Every artifact's folder, finished or not, sorted by kind and name, and what else is in their places."""
     found: dict[tuple[str, str], dict[str, int]] = {}
     listing = storage.listing(Top.ARTIFACTS)
-    strays = dict(listing.odd)
+    strays = {**listing.odd, **listing.links}
     start = len(storage.root.rstrip("/")) + 1
     for info in listing.files:
         path = info.path[start:]

@@ -8,10 +8,11 @@ from pyarrow import fs
 
 
 class Listing(NamedTuple):
-    """`odd`: path in the storage -> why it is none of the files. `unread`: folders, which may hide some."""
+    """Paths in the storage -> why they are none of the files. `links` and `unread` folders may hide some."""
 
     files: list[fs.FileInfo]
     odd: dict[str, str] = {}  # noqa: RUF012 - of a tuple that nobody changes
+    links: dict[str, str] = {}  # noqa: RUF012
     unread: dict[str, str] = {}  # noqa: RUF012
 
 
@@ -23,9 +24,9 @@ def leads_out(root: str, full: str) -> str | None:
 
 def local_listing(root: str, path: str) -> Listing:
     """The files below `root`/`path`. Links to files within `root` count, to folders not."""
-    found = Listing([], {}, {})
+    found = Listing([], {}, {}, {})
     if target := leads_out(root, f"{root}/{path}"):
-        found.odd[path] = f"a link that leads out of the storage, to {target}"
+        found.links[path] = f"a link that leads out of the storage, to {target}"
         return found
     folders = [path]
     while folders:
@@ -50,13 +51,16 @@ def _enter(found: Listing, root: str, place: str) -> None:
     try:
         if path.is_symlink():
             if target := leads_out(root, str(path)):
-                found.odd[place] = f"a link that leads out of the storage, to {target}"
+                found.links[place] = f"a link that leads out of the storage, to {target}"
                 return
             if not path.exists():
                 found.odd[place] = "a link to nothing"
                 return
+        if path.is_dir():
+            found.links[place] = "a link to a folder"
+            return
         if not path.is_file():
-            found.odd[place] = "a link to a folder" if path.is_dir() else "neither a file nor a folder"
+            found.odd[place] = "neither a file nor a folder"
             return
         about = path.stat()
     except FileNotFoundError:  # removed meanwhile

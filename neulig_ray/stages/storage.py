@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from neulig_ray.documents import MOST_BYTES, bounded_json
 from neulig_ray.errors import InputError, StageError
-from neulig_ray.layout import Top
+from neulig_ray.layout import ABOUT, FOLDERS, TABLE, Top
 from neulig_ray.redaction import redacted, without_secrets
 from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.listing import Listing, leads_out, local_listing
@@ -104,6 +104,25 @@ class Storage:
                 f"--storage {self.uri!r} cannot be written: {error}. Name another folder or bucket, "
                 "or mend its permissions."
             ) from error
+        self._check_kinds(dict.fromkeys(FOLDERS, True) | {Top.CLAIMS: False})
+
+    def check_experiment(self, name: str) -> None:
+        """Raises InputError where an experiment's results could not be written into its folder."""
+        self._check_kinds({name: True, **{f"{name}/{file}": False for file in (TABLE, ABOUT, Top.REPORT)}})
+        other = next((x for x in self.top() if x != name and x.casefold() == name.casefold()), None)
+        if other is not None and name not in self.top():
+            raise InputError(
+                f"name {name!r} differs from {other!r}, which the storage has, by case alone: on some file "
+                "systems the two would be one folder. Choose another name."
+            )
+
+    def _check_kinds(self, folders: Mapping[str, bool]) -> None:
+        """Raises InputError for a file where a folder is to be, and the other way about."""
+        for path, folder in folders.items():
+            place = Path(self.place(path))
+            if self.local and place.exists() and place.is_dir() != folder:
+                kinds = ("a file", "a folder") if folder else ("a folder", "a file")
+                raise InputError(f"{place} is {kinds[0]}, where {kinds[1]} is to be: move it away")
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file whole or not at all: under its final name only when every byte is there."""
@@ -247,13 +266,17 @@ class Storage:
     def files(self, path: str) -> list[fs.FileInfo]:
         """All files below a folder, with their sizes; raises StageError where a part of it cannot be read."""
         found = self.listing(path)
-        if found.unread:
-            folder, why = min(found.unread.items())
+        if hidden := {**found.links, **found.unread}:
+            folder, why = min(hidden.items())
             raise StageError(f"cannot list {self.full(folder)}: {why}")
         return found.files
 
     def top(self) -> dict[str, bool]:
         """The names at the top of the storage -> whether each is a folder."""
+        if self.local:
+            with contextlib.suppress(FileNotFoundError), os.scandir(self.root) as entries:
+                return {entry.name: entry.is_dir() for entry in entries}
+            return {}
         selector = fs.FileSelector(self.root, allow_not_found=True)
         found = self._attempt(f"list {self.root}", lambda: self._fs.get_file_info(selector))
         return {info.base_name: info.type == fs.FileType.Directory for info in found}
