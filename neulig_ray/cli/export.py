@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neulig_ray.errors import InputError
+from neulig_ray.outputs import check_output
 from neulig_ray.plugins import load_plugins, read_plugins
 from neulig_ray.redaction import redacted
 
@@ -32,6 +33,9 @@ def main(command: str, arguments: Sequence[str]) -> int:
     parser.add_argument("--plugins", nargs="*", default=[], metavar="PATH", help="files that add archs")
     given = parser.parse_args(arguments)
     load_plugins(read_plugins(given.plugins))
+    if given.format == "hf" and given.out.exists():
+        raise InputError(f"--out {str(given.out)!r} exists: name a new folder")
+    check_output(given.out, parents=True)
     written = _export(given, redacted(shlex.join(["neulig", command, *arguments])))
     print("wrote " + ", ".join(map(str, written)))
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neulig_ray.errors import InputError
+from neulig_ray.outputs import check_output
 from neulig_ray.plugins import load_plugins, read_plugins
 from neulig_ray.redaction import redacted
 
@@ -52,6 +53,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
         raise InputError(f"--task {given.task!r}: use letters, digits, '_', '.' and '-'")
     if given.out is not None and given.out.suffix != ".safetensors":
         raise InputError(f"--out {str(given.out)!r}: a tower file ends in .safetensors")
+    if given.out is not None:
+        check_output(given.out, parents=True)
     return _import(given)
 
 

@@ -17,6 +17,7 @@ from neulig_ray.cli.records import cells, expert_curves, trials
 from neulig_ray.config import Experiment
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.layout import Top
+from neulig_ray.outputs import write_output
 from neulig_ray.plugins import load_plugins, read_plugins
 from neulig_ray.redaction import redacted
 from neulig_ray.report.html import render
@@ -135,11 +136,11 @@ class Session:
     def write_report(self, out: Path | None = None) -> None:
         """The HTML page, beside the results or as the file `out`."""
         name = self.plan.experiment.name
-        page = render({name: self._table}, {name: self._provenance})
+        page = render({name: self._table}, {name: self._provenance}).encode("utf-8", "replace")
         if out is not None:
-            out.write_text(page)
+            write_output(out, page)
             return
-        self.storage.write(f"{name}/{Top.REPORT}", page.encode())
+        self.storage.write(f"{name}/{Top.REPORT}", page)
         self.reporter.say(f"report       {self.storage.full(f'{name}/{Top.REPORT}')}")
 
     def status(self) -> int:
