@@ -58,8 +58,10 @@ def main(storage: str) -> None:
     within = compact([table for table in tables(frame) if table.n == largest])
     readme = ROOT / "README.md"
     pattern = f"{re.escape(BEGIN)}.*{re.escape(END)}"
-    text = re.sub(pattern, lambda _: f"{BEGIN}\n{within}\n{END}", readme.read_text(), flags=re.DOTALL)
-    readme.write_text(text)
+    text = re.sub(
+        pattern, lambda _: f"{BEGIN}\n{within}\n{END}", readme.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    readme.write_text(text, encoding="utf-8")
     print(within)
 
 

@@ -114,7 +114,9 @@ def _git_commit() -> str:
     try:
         for command in (["ls-files", "--error-unmatch", os.path.basename(__file__)],
                         ["describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]):  # fmt: skip
-            done = subprocess.run([*git, *command], capture_output=True, text=True, timeout=10, check=True)
+            done = subprocess.run(
+                [*git, *command], capture_output=True, text=True, encoding="utf-8", timeout=10, check=True
+            )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()

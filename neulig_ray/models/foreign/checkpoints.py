@@ -71,7 +71,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         config, weights = _contents(path)
         tensors, inert = _read(weights)
         try:
-            found = json.loads(config.read_text())
+            found = json.loads(config.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise InputError(f"{config} is not JSON ({error}): download it again") from error
         if config.name == hub.OPEN_CLIP:
@@ -108,7 +108,7 @@ def _contents(folder: Path) -> tuple[Path, list[Path]]:
         for candidate in candidates:
             weights = folder / candidate
             if weights.is_file() and candidate.endswith(".index.json"):
-                parts = sorted(set(json.loads(weights.read_text())["weight_map"].values()))
+                parts = sorted(set(json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values()))
                 if lacking := [part for part in parts if not (folder / part).is_file()]:
                     raise InputError(f"{folder}: {weights.name} names {lacking[0]}, which is not there")
                 return config, [folder / part for part in parts]

@@ -61,9 +61,9 @@ def write_huggingface(
         safetensors.torch.save_file(state, part / "model.safetensors", {"format": "pt"})
         texts = {"config.json": config, **_processor(arch)}
         for name, value in texts.items():
-            (part / name).write_text(json.dumps(value, indent=2) + "\n")
-        (part / "merges.txt").write_text(_merges())
-        (part / "README.md").write_text(model_card(out, about, command, "hf"))
+            (part / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        (part / "merges.txt").write_text(_merges(), encoding="utf-8")
+        (part / "README.md").write_text(model_card(out, about, command, "hf"), encoding="utf-8")
         shutil.copymode(part / "README.md", part / "model.safetensors")
     return sorted(out.iterdir())
 
@@ -80,7 +80,7 @@ def _write_file(out: Path, state: State, about: Mapping[str, Any], command: str,
             torch.save(tensors, part)
         else:
             safetensors.torch.save_file(tensors, part, {"format": "pt"})
-        card_part.write_text(model_card(out, about, command, form))
+        card_part.write_text(model_card(out, about, command, form), encoding="utf-8")
         shutil.copymode(card_part, part)  # safetensors makes files that only their owner reads
     return [out, card]
 

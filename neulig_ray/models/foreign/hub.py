@@ -34,7 +34,7 @@ def download_repository(repository: str, instead: str) -> Path:
         places[:] = [url(repository, file) for file in WEIGHTS[config.name]]
         weights = first(repository, WEIGHTS[config.name])
         if weights.name.endswith(".index.json"):
-            for part in sorted(set(json.loads(weights.read_text())["weight_map"].values())):
+            for part in sorted(set(json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values())):
                 hf_hub_download(repository, part)
         return config.parent
 

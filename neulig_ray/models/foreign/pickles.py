@@ -32,6 +32,8 @@ def pickled_tensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
+                encoding="utf-8",
+                errors="replace",
                 timeout=SECONDS,
             )
         except subprocess.TimeoutExpired:
