@@ -122,10 +122,10 @@ def measure(imports: str, code: str, python: str = sys.executable) -> tuple[Cost
     """
     with tempfile.NamedTemporaryFile() as out:
         command = [python, "-c", MEASURE, imports, code, out.name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
         if done.returncode:
             raise RuntimeError(f"{code[:200]}\n{done.stdout}{done.stderr}")
-        bare, after = json.loads(Path(out.name).read_text())
+        bare, after = json.loads(Path(out.name).read_text(encoding="utf-8"))
     return Cost(**bare), Cost(**after)
 
 
@@ -177,7 +177,7 @@ def merge_with_peer(method: str, models: Models, out: Path, peer: Path) -> Cost:
     if method == "ties":
         config |= {"base_model": str(models.base), "parameters": {"density": 0.2, "lambda": 1.0}}
     file = out.with_suffix(".yaml")
-    file.write_text(json.dumps(config))  # JSON is YAML
+    file.write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
     arguments = [str(file), str(out.with_suffix("")), "--quiet"]
     code = RUN_PEER.format(arguments=arguments, script=str(peer))
     return measure(PEER_IMPORTS, code, interpreter(peer))[1]
@@ -185,7 +185,7 @@ def merge_with_peer(method: str, models: Models, out: Path, peer: Path) -> Cost:
 
 def interpreter(script: Path) -> str:
     """The Python of an installed command."""
-    return script.read_text().splitlines()[0].removeprefix("#!").strip()
+    return script.read_text(encoding="utf-8").splitlines()[0].removeprefix("#!").strip()
 
 
 def rows(
@@ -286,7 +286,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         + (f"missed: {', '.join(missed)}" if missed else "no target missed")
     )
     if given.json:
-        given.json.write_text(json.dumps([vars(row) | {"cost": vars(row.cost)} for row in done], indent=1))
+        given.json.write_text(
+            json.dumps([vars(row) | {"cost": vars(row.cost)} for row in done], indent=1), encoding="utf-8"
+        )
     return 1 if missed else 0
 
 

@@ -294,7 +294,7 @@ def main() -> None:
         for name, value in found.items():
             print(f"{name:<46} {value:.4g}")
     if given.json is not None:
-        given.json.write_text(json.dumps(found, indent=1))
+        given.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

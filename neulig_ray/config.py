@@ -2,9 +2,10 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from neulig_ray.errors import InputError
+from neulig_ray.layout import reserved
 
 Granularity = Literal[
     "sample", "task", "global", "batch-first", "batch-mean", "batch-first-mixed", "batch-mean-mixed"
@@ -18,6 +19,8 @@ GRANULARITIES: tuple[Granularity, ...] = (
     "batch-mean-mixed",
     "global",
 )
+_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?")  # some file servers drop a last dot
+_LONGEST: Final = 100
 METHODS = (
     "zeroshot",
     "expert",
@@ -183,11 +186,29 @@ class Experiment:
     cluster: Cluster = field(default_factory=Cluster)
 
 
+def usable_name(name: str) -> bool:
+    """Whether an experiment may have this name: it names a folder at the top of the storage."""
+    return _NAME.fullmatch(name) is not None and len(name) <= _LONGEST and not reserved(name)
+
+
+def _check_name(name: str) -> None:
+    if usable_name(name):
+        return
+    if reserved(name):
+        raise InputError(
+            f"name {name!r} is reserved: storages and MLflow keep things of their own under it. "
+            f"Choose another, such as {'my-' + name!r}"
+        )
+    raise InputError(
+        f"name {name[: _LONGEST + 1]!r}: use at most {_LONGEST} letters, digits, '_', '.' and '-', "
+        "a letter or digit first and no '.' last (it names a folder)"
+    )
+
+
 def check_values(experiment: Experiment) -> None:
     """Raises InputError for values that no run could use, naming the field, the value and the remedy."""
     e = experiment
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", e.name) or e.name in {"artifacts", "claims", "ray"}:
-        raise InputError(f"name {e.name!r}: use letters, digits, '_', '.' and '-' (it names a folder)")
+    _check_name(e.name)
     for label, values in (("archs", e.archs), ("origins", e.origins), ("tasks", e.tasks), ("n", e.n)):
         if not values:
             raise InputError(f"{label} is empty: name at least one")

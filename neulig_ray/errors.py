@@ -1,8 +1,10 @@
-"""Errors that people read: each names what was given, the near misses and the remedy."""
+"""Errors that people read: each names what was given, the near misses and the remedy, and no secret."""
 
 import difflib
 from collections.abc import Iterable
 from typing import Final
+
+from neulig_ray.redaction import redacted
 
 # Ten lines of a narrow terminal hold the longest message.
 _MOST_LISTED: Final = 240  # characters of all names together
@@ -10,7 +12,14 @@ _NEAREST: Final = 6  # names, where all are more than that
 _LONGEST: Final = 60  # characters of one name
 
 
-class InputError(ValueError):
+class _Told(Exception):
+    """Messages go to consoles, logs, results and MLflow: they never hold what an address may hide."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
+
+
+class InputError(_Told, ValueError):
     """The input is unusable and nothing was started: the command line ends with exit status 2."""
 
 
@@ -18,7 +27,7 @@ class NotApplicable(InputError):
     """A method does not exist for these models: a comparison goes on without it and says why."""
 
 
-class StageError(RuntimeError):
+class StageError(_Told, RuntimeError):
     """Something failed on the way; what was finished before is kept: exit status 1."""
 
 

@@ -1,9 +1,9 @@
 """Files outside the package that add tasks, archs or methods: imported here and on every node."""
 
 import hashlib
+import importlib.abc
+import importlib.util
 import sys
-import tempfile
-import types
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +24,29 @@ class Plugin:
         return f"neulig_plugin_{Path(self.name).stem}_{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
 
 
+class _Loader(importlib.abc.ExecutionLoader):
+    """Imports a plugin from its text, which tracebacks and inspect find here: no file is left on a node."""
+
+    def __init__(self, plugin: Plugin) -> None:
+        self._plugin = plugin
+
+    def get_filename(self, fullname: str) -> str:
+        return f"{fullname}/{self._plugin.name}"
+
+    def get_source(self, fullname: str) -> str:
+        return self._plugin.text
+
+
 def read_plugins(paths: Iterable[str]) -> tuple[Plugin, ...]:
-    """Read the files; raises InputError for one that is not there."""
+    """Read the files; raises InputError for one that is not there, or is no text."""
     plugins = []
     for path in paths:
         try:
-            plugins.append(Plugin(Path(path).name, Path(path).read_text()))
-        except OSError as error:
-            raise InputError(f"--plugins {path!r}: {error.strerror or error}") from error
+            data = Path(path).read_bytes()
+            plugins.append(Plugin(Path(path).name, importlib.util.decode_source(data)))
+        except (OSError, ValueError, SyntaxError) as error:  # no such encoding, or not in it
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise InputError(f"--plugins {path!r}: {reason}") from error
     return tuple(plugins)
 
 
@@ -40,14 +55,13 @@ def load_plugins(plugins: Iterable[Plugin]) -> None:
     for plugin in plugins:
         if plugin.module in sys.modules:
             continue
-        # A real file, so that tracebacks show its lines and inspect finds its signatures' sources.
-        path = Path(tempfile.mkdtemp(prefix="neulig-plugin-")) / plugin.name
-        path.write_text(plugin.text)
-        module = types.ModuleType(plugin.module)
-        module.__file__ = str(path)
+        spec = importlib.util.spec_from_loader(plugin.module, _Loader(plugin))
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
         sys.modules[plugin.module] = module
         try:
-            exec(compile(plugin.text, str(path), "exec"), module.__dict__)  # noqa: S102 - the user's own file
+            spec.loader.exec_module(module)
         except Exception as error:
             del sys.modules[plugin.module]
             raise InputError(

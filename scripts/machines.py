@@ -30,7 +30,7 @@ def obstacle() -> str | None:
         return f"{', '.join(missing)} not found: apt-get install openssh-server rsync util-linux"
     tried = subprocess.run(
         [*_KILLED_WITH_ME, "--pid", "--mount", "--net", "mount", "-t", "tmpfs", "none", "/run"],
-        capture_output=True, text=True,
+        capture_output=True, text=True, encoding="utf-8",
     )  # fmt: skip
     return f"no namespaces here: {tried.stderr.strip()}" if tried.returncode else None
 
@@ -46,7 +46,7 @@ def isolated(command: Sequence[str | Path], work: Path) -> int:
         process.kill()
         process.wait()
     # Mounts of ours that reached this namespace would have rmtree walk through them.
-    assert str(work) not in Path("/proc/self/mounts").read_text()
+    assert str(work) not in Path("/proc/self/mounts").read_text(encoding="utf-8")
     return status
 
 
@@ -76,7 +76,8 @@ class Machines:
             f"ListenAddress {address}\nHostKey {self.work}/host-key\n"
             f"AuthorizedKeysFile {self.key}.pub\nPermitRootLogin yes\nStrictModes no\nUsePAM no\n"
             f"PasswordAuthentication no\nKbdInteractiveAuthentication no\nPidFile none\nMaxStartups 100\n"
-            + (f"SetEnv {variables}\n" if variables else "")
+            + (f"SetEnv {variables}\n" if variables else ""),
+            encoding="utf-8",
         )
         log = (self.work / name / "sshd.log").open("wb")
         command = f"{self._mounts(name)}; exec {_which('sshd')} -D -e -f {config}"
@@ -100,12 +101,14 @@ class Machines:
     def _mounts(self, name: str) -> str:
         """Shell commands: root's home, and /tmp, where only what is needed of the old one is seen."""
         folder = self.work / name
-        users = [line.split(":") for line in Path("/etc/passwd").read_text().splitlines()]
+        users = [line.split(":") for line in Path("/etc/passwd").read_text(encoding="utf-8").splitlines()]
         for user in users:
             if user[0] == "root":
                 user[5:] = str(folder / "home"), "/bin/bash"
-        (folder / "passwd").write_text("".join(":".join(user) + "\n" for user in users))
-        (folder / "shadow").write_text("root:*:20000:0:99999:7:::\n")  # no password, but not locked
+        (folder / "passwd").write_text("".join(":".join(user) + "\n" for user in users), encoding="utf-8")
+        (folder / "shadow").write_text(
+            "root:*:20000:0:99999:7:::\n", encoding="utf-8"
+        )  # no password, but not locked
         binds = [(folder / "passwd", "/etc/passwd"), (folder / "shadow", "/etc/shadow")]
         for path in _needed(self.work):
             if path.is_relative_to("/tmp"):
@@ -124,10 +127,10 @@ def make_environment(folder: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     site = folder / "lib" / version / "site-packages"
-    (site / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     for name in ("pip", "ray", "mlflow"):
-        script = (Path(sys.executable).parent / name).read_text().split("\n", 1)[1]
-        (folder / "bin" / name).write_text(f"#!{folder}/bin/python\n{script}")
+        script = (Path(sys.executable).parent / name).read_text(encoding="utf-8").split("\n", 1)[1]
+        (folder / "bin" / name).write_text(f"#!{folder}/bin/python\n{script}", encoding="utf-8")
         (folder / "bin" / name).chmod(0o755)
 
 

@@ -61,9 +61,14 @@ def rendered(file: str) -> str:
     else:
         made = "\n\n".join(map(full, methods))
     pattern = f"{re.escape(BEGIN)}.*{re.escape(END)}"
-    return re.sub(pattern, lambda _: f"{BEGIN}\n{made}\n{END}", (ROOT / file).read_text(), flags=re.DOTALL)
+    return re.sub(
+        pattern,
+        lambda _: f"{BEGIN}\n{made}\n{END}",
+        (ROOT / file).read_text(encoding="utf-8"),
+        flags=re.DOTALL,
+    )
 
 
 if __name__ == "__main__":
     for name in FILES:
-        (ROOT / name).write_text(rendered(name))
+        (ROOT / name).write_text(rendered(name), encoding="utf-8")

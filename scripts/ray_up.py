@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def build_requirements() -> list[str]:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     return list(project["build-system"]["requires"])
 
 
@@ -99,7 +99,7 @@ def inside(work: Path) -> None:
     before = processes()
     storage = work / "storage"  # what a shared file system is to real machines
     config = work / "local.yaml"
-    config.write_text(yaml.safe_dump(rendered(machines.key), width=1000))
+    config.write_text(yaml.safe_dump(rendered(machines.key), width=1000), encoding="utf-8")
     run("ray", "get-auth-token", "--generate", show=False)
 
     step("ray up")
@@ -142,13 +142,13 @@ def print_logs(work: Path) -> None:
     session = "tmp/ray/session_2*/logs"  # session_latest is a link within the machine
     for place in ("sshd.log", f"{session}/monitor.log", f"{session}/monitor.err", "home/mlflow/server.log"):
         for log in sorted(work.glob(f"*/{place}")):
-            if text := log.read_text(errors="replace").strip():
+            if text := log.read_text(encoding="utf-8", errors="replace").strip():
                 print(f"\n--- {log.relative_to(work)}\n{text[-1500:]}", flush=True)
 
 
 def rendered(key: Path) -> dict[str, Any]:
     """clusters/local.yaml with this test's machines. The head does no work, so that the worker must."""
-    config: dict[str, Any] = yaml.safe_load(FILE.read_text())
+    config: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     config["provider"].update(head_ip=HEAD, worker_ips=[WORKER])
     config["auth"].update(ssh_user="root", ssh_private_key=str(key))
     start = config["head_start_ray_commands"]
@@ -188,7 +188,7 @@ def asked(url: str, body: dict[str, Any] | None = None, *, token: bool = False) 
     request = urllib.request.Request(url, None if body is None else json.dumps(body).encode())
     request.add_header("Content-Type", "application/json")
     if token:
-        secret = (Path.home() / ".ray" / "auth_token").read_text().strip()
+        secret = (Path.home() / ".ray" / "auth_token").read_text(encoding="utf-8").strip()
         request.add_header("Authorization", f"Bearer {secret}")
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)

@@ -14,4 +14,4 @@ def commands(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(commands(Path(sys.argv[1]).read_text())[int(sys.argv[2]) - 1], end="")
+    print(commands(Path(sys.argv[1]).read_text(encoding="utf-8"))[int(sys.argv[2]) - 1], end="")

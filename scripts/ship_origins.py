@@ -48,7 +48,7 @@ def measured(path: Path, arch_name: str) -> dict[str, dict[str, float]]:
 
 def main(storage: Path) -> None:
     for folder in sorted((storage / "artifacts" / "origin").iterdir()):
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         info, label = manifest["info"], manifest["label"]
         target = TARGET / f"{label}.safetensors"
         target.write_bytes((folder / FILE).read_bytes())
@@ -61,7 +61,7 @@ def main(storage: Path) -> None:
             "sha256": manifest["files"][FILE]["sha256"],
             "zero_shot": measured(target, info["arch"]),
         }
-        target.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+        target.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         print(target, target.stat().st_size, "bytes")
 
 

@@ -23,7 +23,13 @@ def stopped(name: str, *command: str) -> bool:
     began = time.monotonic()
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=SECONDS,
         )
     except subprocess.TimeoutExpired:
         print(f"{name}: no end after {SECONDS} s")
@@ -35,7 +41,7 @@ def stopped(name: str, *command: str) -> bool:
 
 
 def main() -> int:
-    config = yaml.safe_load(Path("~/ray_bootstrap_config.yaml").expanduser().read_text())
+    config = yaml.safe_load(Path("~/ray_bootstrap_config.yaml").expanduser().read_text(encoding="utf-8"))
     fine = [
         stopped("head", str(Path.home() / STOP[0]), *STOP[1:]),
         stopped("MLflow", str(Path(__file__).with_name("mlflow_server.sh")), "stop"),

@@ -10,6 +10,7 @@ from conftest import REPOSITORY
 from neulig_ray.cli.experiments import load
 from neulig_ray.config import Cluster, Evaluation, Experiment, Finetune, Ligand, Search, check_values
 from neulig_ray.errors import InputError, unknown
+from neulig_ray.layout import Top
 
 GOOD = Experiment(name="good", tasks=("digits", "letters", "signs"), n=(2, 3), origins=("seed-0", "seed-1"))
 
@@ -58,9 +59,34 @@ def test_a_combination_has_two_collaborators(n: int) -> None:
     assert f"n {n}:" in refused(n=(n,))
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "../up", ".hidden", "with space", "artifacts", "ray", "claims"])
+@pytest.mark.parametrize("name", ["", "a/b", "../up", ".hidden", "with space", "ends.", "x" * 101])
 def test_names_that_name_no_folder_of_their_own_are_refused(name: str) -> None:
     assert refused(name=name).startswith(f"name {name!r}")
+
+
+RESERVED = (
+    *Top,
+    *(name.upper() for name in Top),
+    "mlflow.db-journal",
+    "mlflow.db-wal",
+    "MLflow.DB",
+    "Default",
+    "default",
+)
+
+
+@pytest.mark.parametrize("name", RESERVED, ids=[f"A4-{name}" for name in RESERVED])
+def test_names_of_ours_and_of_mlflow_are_reserved(name: str) -> None:
+    """47: said as what they are; letters are not the matter."""
+    message = refused(name=name)
+    assert message.startswith(f"name {name!r} is reserved")
+    assert "letters" not in message
+    check_values(dataclasses.replace(GOOD, name=f"my-{name.lstrip('.')}"))
+
+
+@pytest.mark.parametrize("name", ["claims", "raytracing", "my.mlflow", "mlflow", "reports", "a", "A.b-c_9"])
+def test_other_names_are_free(name: str) -> None:
+    check_values(dataclasses.replace(GOOD, name=name))
 
 
 def test_mixed_origins_need_two_origins_and_an_n_of_the_experiment() -> None:

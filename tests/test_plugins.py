@@ -1,6 +1,14 @@
 """A task, an architecture and a merging method, each from one file outside the package."""
 
+import inspect
 import json
+import linecache
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,3 +198,93 @@ def test_a_plugin_that_fails_can_be_mended() -> None:
         load_plugins([Plugin("bad.py", "1 / 0")])
     with pytest.raises(InputError):  # not taken for loaded
         load_plugins([Plugin("bad.py", "1 / 0")])
+
+
+_FAILS = '''
+"""Fails late."""
+
+import dataclasses
+
+
+@dataclasses.dataclass
+class Setting:
+    value: "int" = 3
+
+
+def fail():
+    raise ZeroDivisionError("on purpose")  # this very line
+'''
+
+
+def _loaded(text: str, name: str = "late.py") -> Any:
+    plugin = Plugin(name, text)
+    load_plugins([plugin])
+    return sys.modules[plugin.module]
+
+
+def test_a_plugin_leaves_no_folder_and_shows_its_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A4"""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    module = _loaded(_FAILS)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ZeroDivisionError) as caught:
+        module.fail()
+    linecache.checkcache()
+    assert "# this very line" in "".join(traceback.format_exception(caught.value))
+    assert "late.py" in "".join(traceback.format_exception(caught.value))
+    assert inspect.getsource(module.fail).startswith("def fail():")
+    assert "class Setting" in inspect.getsource(module.Setting)
+    assert inspect.getsource(module) == _FAILS
+    assert inspect.getdoc(module) == "Fails late."
+
+
+def test_a_worker_that_is_killed_leaves_no_folder(tmp_path: Path) -> None:
+    """A4: Ray ends workers so; what runs at a process's end does not run."""
+    script = (
+        "import os, signal; from neulig_ray.plugins import Plugin, load_plugins;"
+        "load_plugins([Plugin('x.py', 'y = 1')]); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "TMPDIR": str(tmp_path)}, timeout=60
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"\xff\xfe", "encoding"),
+        (b"# coding: nowhere\nx = 1\n", "nowhere"),
+        (b"x = 1\0", "does not import"),
+        (b"x = (\n", "does not import"),
+    ],
+    ids=["F19-bytes", "encoding", "null", "syntax"],
+)
+def test_a_file_that_is_no_text_is_named(tmp_path: Path, data: bytes, told: str) -> None:
+    file = tmp_path / "bad.py"
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=told) as caught:
+        load_plugins(read_plugins([str(file)]))
+    assert "bad.py" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        'name = "é"\n'.encode(),
+        b"\xef\xbb\xbf" + 'name = "é"\n'.encode(),
+        '# coding: latin-1\nname = "é"\n'.encode("latin-1"),
+        'name = "é"\r\n'.encode(),
+    ],
+    ids=["utf-8", "mark", "latin-1", "windows"],
+)
+def test_text_is_read_as_python_reads_it(tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "names.py"
+    file.write_bytes(data)
+    (plugin,) = read_plugins([str(file)])
+    load_plugins([plugin])
+    assert sys.modules[plugin.module].name == "é"

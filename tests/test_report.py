@@ -2,12 +2,17 @@
 
 import itertools
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import samples
+from conftest import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -284,3 +289,20 @@ class TestPlots:
         assert plots.png(figure).startswith(b"\x89PNG")
         assert plots.svg(figure) == plots.svg(figure)
         assert plots.svg(figure).startswith("<svg")
+
+
+def test_no_home_is_no_matter(tmp_path: Path) -> None:
+    """45: matplotlib tells where else its caches are, in two warnings at its import."""
+    script = (
+        "from samples import few_results; from neulig_ray.report import plots;"
+        "from neulig_ray.tasks._fonts import TASK_FONTS, glyphs;"
+        "glyphs(TASK_FONTS[:1], 'a'); plots.svg(plots.scatter(few_results()))"
+    )
+    environment = {**os.environ, "HOME": "/dev/null", "TMPDIR": str(tmp_path)}
+    for name in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        environment.pop(name, None)
+    environment["PYTHONPATH"] = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "tests")))
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from neulig_ray.errors import InputError
-from neulig_ray.tracking import store
+from neulig_ray.tracking import server
 from neulig_ray.tracking.mlflow import Tracker
 from neulig_ray.tracking.store import check, client, local_uri
 
@@ -85,8 +85,8 @@ def test_a_closed_port_is_told_at_once() -> None:
 def test_a_server_that_accepts_and_stays_silent_is_told_within_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert store._PROBE_SECONDS <= 5
-    monkeypatch.setattr(store, "_PROBE_SECONDS", 0.5)
+    assert server.PROBE_SECONDS <= 5
+    monkeypatch.setattr(server, "PROBE_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         started = time.monotonic()
@@ -114,8 +114,8 @@ def test_a_server_that_answers_something_else(status: int, body: bytes, told: st
         def log_message(self, *args: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with HTTPServer(("127.0.0.1", 0), Answer) as answering:
+        threading.Thread(target=answering.serve_forever, daemon=True).start()
         with pytest.raises(InputError, match=told):
-            check(f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
+            check(f"http://127.0.0.1:{answering.server_port}")
+        answering.shutdown()

@@ -1,6 +1,7 @@
 """The command line: `neulig COMMAND ...`. Commands import what they need when they run."""
 
 import importlib
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -53,6 +54,7 @@ def usage() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
+    tolerant_consoles()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help", "help"):
         print(usage())
@@ -69,6 +71,13 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     module = importlib.import_module(f"neulig_ray.cli.{COMMANDS[command][0]}")
     status: int = module.main(command, arguments)
     return status
+
+
+def tolerant_consoles() -> None:
+    """Signs that a console's encoding lacks are shown as escapes: they end no command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def guarded(run: Callable[[], int]) -> int:
@@ -98,6 +107,7 @@ def launch(experiment: Experiment, variants: Mapping[str, Experiment] | None = N
     """
     from neulig_ray.cli.pipeline import run_command
 
+    tolerant_consoles()
     flags, prog = sys.argv[1:], sys.argv[0]
     about = str(getattr(sys.modules["__main__"], "__doc__", "") or "")
     sys.exit(

@@ -16,6 +16,7 @@ from neulig_ray import code
 from neulig_ray.cli import probe
 from neulig_ray.cli.nodes import Cell, Expected, judge, missing
 from neulig_ray.errors import InputError, StageError
+from neulig_ray.redaction import redacted
 
 PROBE_SECONDS: Final = 180.0  # for a worker process to start and to import torch, on a busy machine
 
@@ -58,10 +59,10 @@ def check_cluster(
     versions = ", ".join(f"{name} {version}" for name, version in probe.versions().items())
     came = f"{len(alive)} of {want.count} nodes. Here: {versions}"
     for line in (*notes, came, f"storage {storage_uri}, {said}"):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(redacted(line), highlight=False, markup=False, soft_wrap=True)
     console.print(table, highlight=False)
     for problem in problems:
-        console.print(f"[red]no[/]  {escape(problem)}", highlight=False, soft_wrap=True)
+        console.print(f"[red]no[/]  {escape(redacted(problem))}", highlight=False, soft_wrap=True)
     return 1 if problems else 0
 
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from neulig_ray.errors import InputError
+from neulig_ray.redaction import redacted
 
 Finding = tuple[bool, str]
 
@@ -76,7 +77,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
                 f"{type(error).__name__}: {error}" if not isinstance(error, InputError) else str(error),
             )
         good &= fine
-        table.add_row("[green]ok[/]" if fine else "[red]no[/]", f"[bold]{name}[/]", escape(text))
+        table.add_row("[green]ok[/]" if fine else "[red]no[/]", f"[bold]{name}[/]", escape(redacted(text)))
     Console().print(table)
     return 0 if good else 1
 
@@ -116,7 +117,7 @@ def _storage(uri: str) -> Finding:
 
     storage = Storage(uri)
     storage.check_writable()
-    return True, f"{storage.uri} can be written"
+    return True, f"{storage.shown} can be written"
 
 
 def _mlflow(storage_uri: str, uri: str | None) -> Finding:

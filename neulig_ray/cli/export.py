@@ -8,7 +8,9 @@ from typing import Any
 
 from neulig_ray.cli.signals import cleans_up
 from neulig_ray.errors import InputError
+from neulig_ray.outputs import check_output
 from neulig_ray.plugins import load_plugins, read_plugins
+from neulig_ray.redaction import redacted
 
 FORMATS = ("open_clip", "hf", "safetensors")
 
@@ -33,7 +35,10 @@ def main(command: str, arguments: Sequence[str]) -> int:
     parser.add_argument("--plugins", nargs="*", default=[], metavar="PATH", help="files that add archs")
     given = parser.parse_args(arguments)
     load_plugins(read_plugins(given.plugins))
-    written = _export(given, shlex.join(["neulig", command, *arguments]))
+    if given.format == "hf" and given.out.exists():
+        raise InputError(f"--out {str(given.out)!r} exists: name a new folder")
+    check_output(given.out, parents=True)
+    written = _export(given, redacted(shlex.join(["neulig", command, *arguments])))
     print("wrote " + ", ".join(map(str, written)))
     return 0
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from neulig_ray.cli.signals import cleans_up
 from neulig_ray.errors import InputError
+from neulig_ray.outputs import check_output
 from neulig_ray.plugins import load_plugins, read_plugins
+from neulig_ray.redaction import redacted
 
 if TYPE_CHECKING:
     from neulig_ray.models.foreign.checkpoints import Checkpoint
@@ -61,6 +63,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
         raise InputError(f"--task {given.task!r}: use letters, digits, '_', '.' and '-'")
     if given.out is not None and given.out.suffix != ".safetensors":
         raise InputError(f"--out {str(given.out)!r}: a tower file ends in .safetensors")
+    if given.out is not None:
+        check_output(given.out, parents=True)
     return _import(given)
 
 
@@ -96,7 +100,7 @@ def _origin(given: argparse.Namespace) -> Any:
 def _told(source: str) -> str:
     """The source as it stays in the file: a path by its last two parts, no folder of somebody's machine."""
     if ":" in source:
-        return source
+        return redacted(source)
     return "/".join(Path(source).expanduser().resolve().parts[-2:])
 
 
@@ -127,4 +131,4 @@ def _write(given: argparse.Namespace, data: bytes) -> None:
 
     storage = Storage(given.storage)
     storage.check_writable()
-    print(f"stored; in an experiment of {storage.uri}: --experts {stored_name(store_bytes(data, storage))}")
+    print(f"stored; in an experiment of {storage.shown}: --experts {stored_name(store_bytes(data, storage))}")

@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +14,8 @@ from neulig_ray.merging.checkpoints import Checkpoint, Tower, fitting_base, open
 from neulig_ray.merging.correspondence import check_specs, differences
 from neulig_ray.merging.sources import Source
 from neulig_ray.models.foreign.folders import INDEX
+from neulig_ray.stages.manifest import MANIFEST, manifest_in
 
-MANIFEST = "manifest.json"
 # What two models of one architecture share in what their files say of themselves.
 _ARCHITECTURE = ("arch", "activation", "config")
 
@@ -189,7 +188,7 @@ class _Finder:
         if (path / MANIFEST).is_file():
             from neulig_ray.stages.lookup import tensors_in
 
-            file, sha256 = tensors_in(json.loads((path / MANIFEST).read_text()), str(path))
+            file, sha256 = tensors_in(manifest_in(path), str(path))
             return Path(file), sha256
         if not name:
             raise InputError("'' is a folder: name a file of tensors in it")
@@ -213,7 +212,7 @@ def _stored_sha256(path: Path) -> str | None:
     if not manifest.is_file():
         return None
     with contextlib.suppress(ValueError, LookupError, TypeError):
-        return str(json.loads(manifest.read_text())["files"][path.name]["sha256"])
+        return str(manifest_in(path.parent)["files"][path.name]["sha256"])
     return None
 
 

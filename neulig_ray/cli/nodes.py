@@ -44,7 +44,7 @@ def expected(file: str | None, count: int | None) -> Expected:
     if not file and not path.exists():
         return Expected(count or 1)
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
         provider, types = config["provider"], config.get("available_node_types") or {}
         local = provider["type"] == "local"
         named = (provider["head_ip"], *provider["worker_ips"]) if local else ()

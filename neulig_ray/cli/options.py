@@ -1,5 +1,6 @@
 """The options that all pipeline commands share, and their flags."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any
@@ -60,9 +61,10 @@ def parse(
         and not options.storage.startswith("file://")
         and options.tracking_uri is None
     ):
+        unread = "; MLFLOW_TRACKING_URI is not read" if os.environ.get("MLFLOW_TRACKING_URI") else ""
         raise InputError(
-            f"--storage {options.storage!r} is not local, so that MLflow's sqlite database cannot lie in it: "
-            "give --tracking-uri http://HOST:PORT (an MLflow server)"
+            f"--storage {options.storage!r} is not local, so that MLflow's sqlite database cannot "
+            f"lie in it: give --tracking-uri http://HOST:PORT (an MLflow server{unread})"
         )
     return flags.experiment, options
 

@@ -58,7 +58,7 @@ def _storage(uri: str, mark: str) -> bool:
 
     storage = Storage(uri)
     storage.check_writable()
-    return storage.is_file(mark)
+    return storage.size(mark) is not None
 
 
 def _tracking(uri: str) -> None:

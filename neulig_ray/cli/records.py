@@ -1,6 +1,5 @@
 """What the tracker is told of a run beside the results table, read from the storage."""
 
-import json
 from typing import Any
 
 import pandas as pd
@@ -99,7 +98,7 @@ def cells(plan: Plan, storage: Storage) -> list[records.Cell]:
 def _search(cell: Cell, storage: Storage) -> dict[str, Any]:
     if not storage.exists(cell.artifact):
         return {}
-    loaded: dict[str, Any] = json.loads(storage.load(cell.artifact, SEARCH_FILE))
+    loaded: dict[str, Any] = storage.load_json(cell.artifact, SEARCH_FILE)
     return loaded
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from neulig_ray.cli.experiments import choose, described, load_file
 from neulig_ray.cli.options import check, parse
 from neulig_ray.errors import InputError
+from neulig_ray.layout import Top
+from neulig_ray.outputs import check_output, write_output
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
@@ -61,18 +63,18 @@ def _several(names: Sequence[str], flags: Sequence[str], out: Path | None) -> in
     page = render(frames, provenance)
     if out is None:
         storage = Storage(uri)
-        storage.write("report.html", page.encode())
-        Console(stderr=True).print(f"report {storage.full('report.html')}", soft_wrap=True)
+        storage.write(Top.REPORT, page.encode("utf-8", "replace"))
+        Console(stderr=True).print(f"report {storage.full(Top.REPORT)}", soft_wrap=True)
     else:
-        out.write_text(page)
+        write_output(out, page.encode("utf-8", "replace"))
     return 0
 
 
 def _take_out(flags: Sequence[str]) -> tuple[Path | None, list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out")
     given, rest = parser.parse_known_args(flags)
-    return given.out, rest
+    return None if given.out is None else check_output(given.out), rest
 
 
 def _usage(command: str, flags: Sequence[str]) -> int:

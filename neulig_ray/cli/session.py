@@ -17,8 +17,11 @@ from neulig_ray.cli.plan_table import plan_table
 from neulig_ray.cli.records import cells, expert_curves, trials
 from neulig_ray.config import Experiment
 from neulig_ray.errors import InputError, StageError
+from neulig_ray.layout import Top
+from neulig_ray.outputs import write_output
 from neulig_ray.paths import check_roots
 from neulig_ray.plugins import load_plugins, read_plugins
+from neulig_ray.redaction import redacted
 from neulig_ray.report.html import render
 from neulig_ray.report.published import published
 from neulig_ray.stages.artifact import Artifact
@@ -34,7 +37,6 @@ from neulig_ray.stages.storage import Storage
 from neulig_ray.tracking.mlflow import Recorded, Tracker
 from neulig_ray.tracking.store import local_uri
 
-REPORT: Final = "report.html"
 _MLFLOW_AGAIN: Final = (5.0, 15.0, 30.0)  # seconds before each further attempt to record
 
 
@@ -77,11 +79,12 @@ class Session:
         for group in self.plan.groups:
             console.print(f"{group.arch} {group.origin} n={group.n}: {len(group.combinations)} combinations")
         print_costs(console, self.plan, self.storage)
-        console.print(f"storage {self.storage.uri}, MLflow {self._tracking()[0]}", soft_wrap=True)
+        console.print(f"storage {self.storage.shown}, MLflow {redacted(self._tracking()[0])}", soft_wrap=True)
 
     def run(self, command: str) -> None:
         """Run the pipeline up to what `command` ends with."""
         self.storage.check_writable()
+        self.storage.check_experiment(self.plan.experiment.name)
         last = LAST_STAGE[command]
         table, missing = plan_table(self.pipeline, last)
         if command == "run":
@@ -133,9 +136,9 @@ class Session:
             try:
                 return record()
             except (InputError, StageError) as error:
-                if error.__cause__ is None:  # not the store's doing
+                if isinstance(error, StageError) and error.__cause__ is None:  # not the store's doing
                     raise
-                if wait is None:
+                if wait is None or isinstance(error, InputError):  # which no waiting mends
                     self._unrecorded = True
                     self.reporter.console.print(
                         f"[red]MLflow[/]       {error}", highlight=False, soft_wrap=True
@@ -148,12 +151,12 @@ class Session:
     def write_report(self, out: Path | None = None) -> None:
         """The HTML page, beside the results or as the file `out`."""
         name = self.plan.experiment.name
-        page = render({name: self._table}, {name: self._provenance})
+        page = render({name: self._table}, {name: self._provenance}).encode("utf-8", "replace")
         if out is not None:
-            out.write_text(page)
+            write_output(out, page)
             return
-        self.storage.write(f"{name}/{REPORT}", page.encode())
-        self.reporter.say(f"report       {self.storage.full(f'{name}/{REPORT}')}")
+        self.storage.write(f"{name}/{Top.REPORT}", page)
+        self.reporter.say(f"report       {self.storage.full(f'{name}/{Top.REPORT}')}")
 
     def status(self) -> int:
         """0, or 1 when something failed or is not recorded."""

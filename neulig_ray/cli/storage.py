@@ -3,14 +3,15 @@
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from neulig_ray.cli.units import size
+from neulig_ray.errors import InputError
 from neulig_ray.stages import scratch
-from neulig_ray.stages.inventory import Stored, damaged, imports, inventory, referred
+from neulig_ray.stages.inventory import Stored, Survey, damaged, foreign, imports, referred, survey
 from neulig_ray.stages.storage import Storage
 
 
@@ -24,12 +25,16 @@ def main(command: str, arguments: Sequence[str]) -> int:
     )
     given = parser.parse_args(arguments)
     storage = Storage(given.storage)
-    stored = inventory(storage)
+    found = survey(storage)
     if given.what == "ls":
-        return _ls(stored)
-    if given.what == "verify":
-        return _verify(storage, stored)
-    return _prune(storage, stored, given.yes, given.imported)
+        status = _ls(found.stored)
+    elif given.what == "verify":
+        status = _verify(storage, found)
+    else:
+        status = _prune(storage, found, given.yes, given.imported)
+    for path, what in found.strays.items():
+        print(f"not of this storage, left alone: {path} ({what})", file=sys.stderr)
+    return status
 
 
 def _ls(stored: Sequence[Stored]) -> int:
@@ -46,25 +51,40 @@ def _ls(stored: Sequence[Stored]) -> int:
     return 0
 
 
-def _verify(storage: Storage, stored: Sequence[Stored]) -> int:
-    bad = [line for item in stored if item.whole for line in damaged(storage, item)]
+def _verify(storage: Storage, found: Survey) -> int:
+    bad = [line for item in found.stored if item.whole for line in damaged(storage, item)]
+    bad += [f"{path}: {why}" for path, why in found.unread.items()]
     for line in bad:
         print(line)
-    whole = sum(item.whole for item in stored)
+    whole = sum(item.whole for item in found.stored)
     print(f"{whole} artifacts verified, {len(bad)} damaged files")
     return 1 if bad else 0
 
 
-def _prune(storage: Storage, stored: Sequence[Stored], yes: bool, imported: bool) -> int:
+def _barred(storage: Storage, found: Survey, useless: Sequence[Stored]) -> Iterator[tuple[str, str]]:
+    """Folders that hold what is not known to be ours -> why."""
+    for item in useless:
+        try:
+            if others := foreign(storage, item, found):
+                yield item.path, f"{', '.join(others[:5])} is not of it: move that away first"
+        except InputError as error:
+            yield item.path, str(error)
+
+
+def _prune(storage: Storage, found: Survey, yes: bool, imported: bool) -> int:
     from neulig_ray.stages.running import in_use  # imports torch: seconds
 
     running = in_use(storage)
     keep = referred(storage) | running
     useless = [
         item
-        for item in stored
+        for item in found.stored
         if item.fingerprint not in keep or (not item.whole and item.fingerprint not in running)
     ]
+    if barred := dict(_barred(storage, found, useless)):
+        useless = [item for item in useless if item.path not in barred]
+        for path, why in barred.items():
+            print(f"{path} is kept: {why}")
     if spared := set() if imported else imports(storage, useless):
         useless = [item for item in useless if item.fingerprint not in spared]
         print(f"{len(spared)} imported experts of no results yet are kept (--imported removes them too)")

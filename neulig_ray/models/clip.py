@@ -51,7 +51,7 @@ def add_to_open_clip(arch: Arch) -> None:
     if known is not None:
         raise InputError(f"arch {arch.name!r}: open_clip has another configuration of that name; rename it")
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / f"{arch.name}.json").write_text(json.dumps(config))
+        (Path(folder) / f"{arch.name}.json").write_text(json.dumps(config), encoding="utf-8")
         open_clip.add_model_config(folder)
     if open_clip.get_model_config(arch.name) is None:
         raise InputError(

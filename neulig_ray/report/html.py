@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from neulig_ray.redaction import without_secrets
 from neulig_ray.report import plots
 from neulig_ray.report.beside import not_beside, notes_beside, rows_beside
 from neulig_ray.report.capabilities import capabilities
@@ -48,7 +49,7 @@ def render(frames: Mapping[str, pd.DataFrame], provenance: Mapping[str, Mapping[
     Needs nothing but the file: styles and plots are inside, and it follows the reader's light or dark theme.
     """
     sections = [
-        _experiment(name, frame, provenance.get(name, {}), place)
+        _experiment(name, frame, without_secrets(provenance.get(name, {})), place)
         for place, (name, frame) in enumerate(frames.items())
     ]
     title = " · ".join(frames)

@@ -1,6 +1,7 @@
 """Merging against ensembling with its diagonal (the paper's Figure 3), and the gap by granularity."""
 
 import io
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -163,6 +164,8 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _figure(size: tuple[float, float], theme: Theme) -> Any:
+    # Without a home that can be written it would tell, at its import, where else its caches are.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, layout="constrained", facecolor="none" if theme == "inline" else PAPER)

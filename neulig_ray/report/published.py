@@ -76,7 +76,7 @@ def published(name: str) -> Published:
     """The published rows of a name; raises InputError, with the near misses, for one that there is not."""
     if name not in names():
         raise unknown("published rows", name, names(), "They are the field `published` of an experiment.")
-    found = json.loads((FOLDER / f"{name}.json").read_text())
+    found = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return Published(
         name=name,
         title=found["title"],

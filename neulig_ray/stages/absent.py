@@ -52,7 +52,7 @@ def absent(plan: Plan, storage: Storage) -> list[Absent]:
     for expert in plan.imported:
         if expert.path is None and not storage.exists(expert.artifact):
             flags = f"--arch {expert.arch} --task {expert.task} --origin {expert.origin}"
-            remedy = f"neulig import SOURCE {flags} --storage {storage.uri}"
+            remedy = f"neulig import SOURCE {flags} --storage {storage.shown}"
             found.append(Absent(f"expert {expert.artifact.label}", remedy, by_hand=True))
     return found
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from neulig_ray.layout import Top
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Artifact):
@@ -43,4 +45,4 @@ class Artifact:
     @property
     def path(self) -> str:
         readable = re.sub(r"[^A-Za-z0-9_.,@+=-]+", "_", self.label)[:80]
-        return f"artifacts/{self.kind}/{readable}-{self.fingerprint}"
+        return f"{Top.ARTIFACTS}/{self.kind}/{readable}-{self.fingerprint}"

@@ -1,7 +1,6 @@
 """Stage `evaluations`: every method on the test split, a job for each piece that can be measured alone."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -237,5 +236,5 @@ def evaluation_rows(evaluation: Evaluation, storage: Storage, failures: Failures
     reason = failures.get(evaluation.job.artifact.fingerprint)
     if reason is not None:
         return [{**evaluation.common, "task": task, "status": failed(reason)} for task in evaluation.tasks]
-    rows: list[Row] = json.loads(storage.load(evaluation.job.artifact, measurements.ROWS_FILE))
+    rows: list[Row] = storage.load_json(evaluation.job.artifact, measurements.ROWS_FILE)
     return [{**evaluation.common, **row} for row in rows]

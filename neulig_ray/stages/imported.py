@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from neulig_ray.config import Experiment
+from neulig_ray.documents import bounded_json
 from neulig_ray.errors import InputError
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.weights import read_tower
 from neulig_ray.stages.artifact import Artifact, fingerprint
 from neulig_ray.stages.combinations import collaborator, origin_name, origins_of
 from neulig_ray.stages.experts import FILE
-from neulig_ray.stages.storage import MANIFEST, Storage
+from neulig_ray.stages.inventory import inventory
+from neulig_ray.stages.storage import Storage
 from neulig_ray.tensorfile import HEADER_KEY, TensorFile
 
 _LABEL = re.compile(r"(?P<arch>[^./]+)\.(?P<task>[^@/]+)@(?P<origin>[^@/]+)")
@@ -88,9 +89,10 @@ def describe_expert(given: str) -> ImportedExpert:
 
 
 def _metadata(path: Path) -> Mapping[str, Any]:
+    text = TensorFile(path).metadata.get(HEADER_KEY, "{}")
     try:
-        found = json.loads(TensorFile(path).metadata.get(HEADER_KEY, "{}"))
-    except json.JSONDecodeError:
+        found = bounded_json(text, str(path))
+    except InputError:
         found = {}
     return found if isinstance(found, dict) else {}
 
@@ -134,14 +136,12 @@ def with_stored(experiment: Experiment, storage: Storage, family: Callable[[str]
     if not short:
         return experiment
     stored: dict[str, dict[str, str]] = {}  # name -> {name with fingerprint: source}
-    start = len(storage.full("artifacts/expert")) + 1
-    for info in storage.files("artifacts/expert"):
-        name, _, file = info.path[start:].partition("/")
-        label, _, identity = name.rpartition("-")
-        if file == MANIFEST and label in short:
-            about = storage.manifest(Artifact("expert", label, identity))["info"]
+    for item in inventory(storage):
+        label = item.name.rpartition("-")[0]
+        if item.kind == "expert" and item.whole and label in short:
+            about = storage.manifest_at(item.path)["info"]
             if "source_layout" in about:  # imported, not fine-tuned here
-                stored.setdefault(label, {})[name] = str(about["source"] or "")
+                stored.setdefault(label, {})[item.name] = str(about.get("source") or "")
     return dataclasses.replace(
         experiment,
         experts=tuple(

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
+from neulig_ray.redaction import redacted
 from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.cluster import Cluster
 from neulig_ray.stages.progress import Reporter, Stage
@@ -106,7 +107,7 @@ def told(error: BaseException) -> str:
     error = getattr(error, "health_check_failure", error)  # Ray Train's wrapper of a worker's death
     lines = str(error).strip().splitlines() or [""]
     reason = next((line for line in lines if "low on memory" in line), lines[-1])  # then comes a manual
-    return f"{type(error).__name__}: {reason.strip()}".removesuffix(": ")
+    return redacted(f"{type(error).__name__}: {reason.strip()}".removesuffix(": "))
 
 
 def runnable(jobs: Sequence[J], failures: Failures) -> list[J]:

@@ -1,12 +1,12 @@
 """Finding a stored artifact's file of tensors by a name that people type."""
 
-import json
 import re
 from pathlib import Path
 
 from neulig_ray.errors import InputError, unknown
+from neulig_ray.layout import Top
 from neulig_ray.stages.inventory import Stored, inventory
-from neulig_ray.stages.storage import MANIFEST, Storage
+from neulig_ray.stages.storage import Storage
 
 SUFFIX = ".safetensors"
 _FINGERPRINT = re.compile(r"[0-9a-f]{6,16}")
@@ -16,7 +16,7 @@ def looks_stored(name: str) -> bool:
     """Whether a name may be an artifact's: KIND:LABEL, artifacts/KIND/NAME, or a fingerprint's six digits."""
     kind, colon, label = name.partition(":")
     named = bool(colon and kind.isidentifier() and label and not label.startswith("//"))
-    return named or name.startswith("artifacts/") or _FINGERPRINT.fullmatch(name) is not None
+    return named or name.startswith(f"{Top.ARTIFACTS}/") or _FINGERPRINT.fullmatch(name) is not None
 
 
 def find(storage: Storage, name: str) -> Stored:
@@ -42,15 +42,14 @@ def _is_meant(item: Stored, name: str) -> bool:
     kind, colon, label = name.partition(":")
     if colon:
         return item.kind == kind and label in (item.name, item.name.rpartition("-")[0])
-    if name.startswith("artifacts/"):
+    if name.startswith(f"{Top.ARTIFACTS}/"):
         return item.path == name.rstrip("/")
     return item.fingerprint.startswith(name)
 
 
 def tensors_of(storage: Storage, item: Stored) -> tuple[str, str]:
     """Path, within the storage, and sha256 of an artifact's only file of tensors; raises InputError."""
-    manifest = json.loads(storage.read(f"{item.path}/{MANIFEST}"))
-    return tensors_in(manifest, item.path)
+    return tensors_in(storage.manifest_at(item.path), item.path)
 
 
 def tensors_in(manifest: dict[str, dict[str, dict[str, str]]], path: str) -> tuple[str, str]:
@@ -65,7 +64,7 @@ def tensors_in(manifest: dict[str, dict[str, dict[str, str]]], path: str) -> tup
 def local_copy(storage: Storage, path: str, folder: Path) -> Path:
     """A local path of a stored file: the file itself in a local storage, else a copy in `folder`."""
     if storage.local:
-        return Path(storage.full(path))
+        return Path(storage.place(path))
     copy = folder / path.replace("/", "_")
     storage.download(path, copy)
     return copy

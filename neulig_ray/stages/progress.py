@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from neulig_ray.redaction import redacted
+
 LOG_EVERY = 20.0  # seconds between the lines that a log gets of what is under way
 
 
@@ -23,7 +25,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            self.console.print(text, highlight=False, soft_wrap=True)
+            self.console.print(redacted(text), highlight=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, total: int, cached: int) -> Iterator["Stage"]:

@@ -14,6 +14,8 @@ from typing import Any
 import pandas as pd
 
 from neulig_ray.code import code_version
+from neulig_ray.layout import ABOUT, TABLE
+from neulig_ray.redaction import redacted, without_secrets
 from neulig_ray.report.schema import frame
 from neulig_ray.stages.artifact import fingerprint
 from neulig_ray.stages.declared import declared
@@ -23,7 +25,6 @@ from neulig_ray.stages.plan import Plan
 from neulig_ray.stages.storage import Storage
 from neulig_ray.stages.weak_experts import weak_experts
 
-TABLE, ABOUT = "results.parquet", "results.json"
 _PACKAGES = ("ray", "torch", "torchvision", "open_clip_torch", "mlflow", "numpy", "pandas")
 
 
@@ -32,11 +33,13 @@ def write_results(plan: Plan, storage: Storage, failures: Failures) -> tuple[pd.
     table = frame(
         [row for evaluation in plan.evaluations for row in evaluation_rows(evaluation, storage, failures)]
     )
+    table["status"] = table["status"].map(redacted)
     about = _provenance(plan, failures)
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     about["selected"] = _selected(plan, storage)
     about["warnings"] = weak_experts(plan, storage)
+    about = without_secrets(about)
     name = plan.experiment.name
     for folder in (f"{name}/history/{about['fingerprint']}", name):
         storage.write(f"{folder}/{TABLE}", buffer.getvalue())
@@ -47,7 +50,7 @@ def write_results(plan: Plan, storage: Storage, failures: Failures) -> tuple[pd.
 def read_results(storage: Storage, name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """An experiment's last results; raises FileNotFoundError when there are none."""
     table = pd.read_parquet(io.BytesIO(storage.read(f"{name}/{TABLE}")))
-    return frame(table), json.loads(storage.read(f"{name}/{ABOUT}"))
+    return frame(table), storage.read_json(f"{name}/{ABOUT}")
 
 
 def _selected(plan: Plan, storage: Storage) -> list[dict[str, Any]]:
@@ -73,7 +76,7 @@ def _provenance(plan: Plan, failures: Failures) -> dict[str, Any]:
         "configuration": dataclasses.asdict(e),
         "declared": declared(e),
         "seeds": {"seed": e.seed, "task_seed": e.task_seed, "origins": list(e.origins)},
-        "command": " ".join(sys.argv),
+        "command": " ".join(map(_decoded, sys.argv)),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {
             "python": platform.python_version(),
@@ -92,6 +95,11 @@ def _provenance(plan: Plan, failures: Failures) -> dict[str, Any]:
     }
 
 
+def _decoded(argument: str) -> str:
+    """An argument as UTF-8, whatever the locale took its bytes for."""
+    return os.fsencode(argument).decode("utf-8", "replace")
+
+
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
@@ -108,7 +116,9 @@ def _git_commit() -> str:
     try:
         for command in (["ls-files", "--error-unmatch", os.path.basename(__file__)],
                         ["describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]):  # fmt: skip
-            done = subprocess.run([*git, *command], capture_output=True, text=True, timeout=10, check=True)
+            done = subprocess.run(
+                [*git, *command], capture_output=True, text=True, encoding="utf-8", timeout=10, check=True
+            )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from neulig_ray.errors import InputError, StageError
 from neulig_ray.stages.plan import Plan
 from neulig_ray.stages.scratch import ROOT, folders, gone, scratch
 from neulig_ray.stages.storage import Storage
@@ -26,9 +27,14 @@ def announced(plan: Plan, storage: Storage) -> Iterator[None]:
 
 
 def in_use(storage: Storage) -> set[str]:
-    """The fingerprints of all artifacts that drivers work with now."""
+    """The fingerprints of all artifacts that drivers work with now; StageError where one tells none."""
     found: set[str] = set()
     for folder in folders(storage, f"{ROOT}/runs"):
         if not gone(storage, folder):
-            found.update(json.loads(storage.read(f"{folder}/{_PLAN}"))["artifacts"])
+            try:
+                found.update(storage.read_json(f"{folder}/{_PLAN}")["artifacts"])
+            except (FileNotFoundError, InputError, LookupError, TypeError) as error:
+                raise StageError(
+                    f"a run goes on in {storage.full(folder)}; {_PLAN} does not tell its artifacts: {error}"
+                ) from error
     return found

@@ -5,16 +5,19 @@ What a killed driver left is found by the next one of the same run.
 """
 
 import datetime
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from neulig_ray.layout import Top
 from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.storage import Storage
 
-ROOT: Final = "ray"
+ROOT: Final = Top.RAY
+_OWNER: Final = re.compile(r"[0-9a-f]{12}")  # other folders are not of a driver
 _SILENCE: Final = datetime.timedelta(
     days=1
 )  # without a write: then an owner that nothing else tells of is gone
@@ -58,7 +61,7 @@ def scratch(storage: Storage, run: str) -> Iterator[Scratch]:
 def folders(storage: Storage, run: str = ROOT) -> list[str]:
     """The owners' folders of a run, or of all: ray/KIND/NAME/OWNER, sorted."""
     parts = [path.split("/") for path in _sizes(storage, run)]
-    return sorted({"/".join(part[:4]) for part in parts if len(part) > 4})
+    return sorted({"/".join(part[:4]) for part in parts if len(part) > 4 and _OWNER.fullmatch(part[3])})
 
 
 def size(storage: Storage, folder: str) -> int:

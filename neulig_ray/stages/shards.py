@@ -21,7 +21,10 @@ def node_file(storage: Storage, artifact: Artifact, name: str) -> Path:
     A copy's sha256 is checked as it arrives; raises StageError when it is not the manifest's.
     """
     if storage.local:
-        return Path(storage.full(f"{artifact.path}/{name}"))
+        return Path(storage.place(f"{artifact.path}/{name}"))
+    storage.place(
+        f"{artifact.path}/{name}"
+    )  # `name` is a manifest's: it may not lead out of the cache either
     copy = paths.cache_root() / artifact.path / name
     if not copy.is_file():
         data = storage.load(artifact, name)

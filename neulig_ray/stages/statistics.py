@@ -74,5 +74,5 @@ def _make(
 def open_statistics(storage: Storage, artifact: Artifact) -> Source:
     """An expert's statistics, by slices where the storage is local."""
     if storage.local:
-        return TensorFile(storage.full(f"{artifact.path}/{FILE}"))
+        return TensorFile(storage.place(f"{artifact.path}/{FILE}"))
     return StateSource(safetensors.torch.load(storage.load(artifact, FILE)))

@@ -6,6 +6,8 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -14,11 +16,15 @@ from typing import Any, Final, TypeVar
 
 from pyarrow import fs
 
+from neulig_ray.documents import MOST_BYTES, bounded_json
 from neulig_ray.errors import InputError, StageError
+from neulig_ray.layout import ABOUT, FOLDERS, TABLE, Top
 from neulig_ray.parts import whole_file
+from neulig_ray.redaction import redacted, without_secrets
 from neulig_ray.stages.artifact import Artifact
+from neulig_ray.stages.listing import Listing, leads_out, local_listing
+from neulig_ray.stages.manifest import MANIFEST, is_within, read_manifest
 
-MANIFEST = "manifest.json"
 Files = Mapping[str, bytes] | Iterator[tuple[str, bytes]]
 _CLAIM_FILES: dict[str, int] = {}
 _PATIENCE: Final = (1.0, 4.0, 15.0)  # seconds before each further attempt after an error that may pass
@@ -33,6 +39,7 @@ class Storage:
     An artifact exists when its manifest does: the manifest holds the sha256 and the size in bytes of each
     of its files and is written last. Writing an artifact twice is harmless: the bytes are the same.
     What an object store or a shared file system refuses is tried again for 20 s, then a StageError.
+    Nothing outside is read, written or removed, whatever manifests and links say: that is an InputError.
     """
 
     def __init__(self, uri: str) -> None:
@@ -45,7 +52,7 @@ class Storage:
                 self.root = str(Path(path).expanduser().resolve())
             else:
                 self._fs, self.root = fs.FileSystem.from_uri(uri)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RuntimeError) as error:  # a loop of links, the home of nobody
             raise InputError(
                 f"--storage {uri!r}: {error}. Use a local path, s3://bucket/prefix or gs://bucket/prefix."
             ) from error
@@ -60,9 +67,25 @@ class Storage:
     def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
         return Storage, (self.uri,)
 
+    @property
+    def shown(self) -> str:
+        """The URI for people's eyes and for files: without user, password and keys."""
+        return redacted(self.uri)
+
     def full(self, path: str) -> str:
         """The path of `path` on this storage's own file system."""
         return f"{self.root}/{path}" if path else self.root
+
+    def place(self, path: str) -> str:
+        """`full` of a path that is about to be used; raises InputError where it leads out of the storage."""
+        full = self.full(path)
+        if path and not is_within(path):
+            raise InputError(f"{full!r} is no path within the storage {self.root}")
+        if self.local and (target := leads_out(self.root, full)):
+            raise InputError(
+                f"{full} is a link that leads out of the storage, to {target}: move what it points to here"
+            )
+        return full
 
     def child_uri(self, path: str) -> str:
         """The URI of a folder, as Ray's storage_path takes it."""
@@ -82,10 +105,29 @@ class Storage:
                 f"--storage {self.uri!r} cannot be written: {error}. Name another folder or bucket, "
                 "or mend its permissions."
             ) from error
+        self._check_kinds(dict.fromkeys(FOLDERS, True) | {Top.CLAIMS: False})
+
+    def check_experiment(self, name: str) -> None:
+        """Raises InputError where an experiment's results could not be written into its folder."""
+        self._check_kinds({name: True, **{f"{name}/{file}": False for file in (TABLE, ABOUT, Top.REPORT)}})
+        other = next((x for x in self.top() if x != name and x.casefold() == name.casefold()), None)
+        if other is not None and name not in self.top():
+            raise InputError(
+                f"name {name!r} differs from {other!r}, which the storage has, by case alone: on some file "
+                "systems the two would be one folder. Choose another name."
+            )
+
+    def _check_kinds(self, folders: Mapping[str, bool]) -> None:
+        """Raises InputError for a file where a folder is to be, and the other way about."""
+        for path, folder in folders.items():
+            place = Path(self.place(path))
+            if self.local and place.exists() and place.is_dir() != folder:
+                kinds = ("a file", "a folder") if folder else ("a folder", "a file")
+                raise InputError(f"{place} is {kinds[0]}, where {kinds[1]} is to be: move it away")
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file whole or not at all: under its final name only when every byte is there."""
-        target = self.full(path)
+        target = self.place(path)
         self._attempt(f"write {target}", lambda: self._write(target, data))
 
     def _write(self, target: str, data: bytes) -> None:
@@ -110,28 +152,56 @@ class Storage:
                 time.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
 
-    def read(self, path: str) -> bytes:
-        """The bytes of a file; raises FileNotFoundError."""
+    def read(self, path: str, most: int | None = None) -> bytes:
+        """The bytes of a file, the first `most` of them; raises FileNotFoundError."""
 
         def work() -> bytes:
-            with self._fs.open_input_stream(self.full(path)) as stream:
-                return bytes(stream.read())
+            with self._open(path) as stream:
+                return bytes(stream.read(most))
 
         return self._attempt(f"read {self.full(path)}", work)
+
+    def read_json(self, path: str) -> Any:
+        """The value of a JSON file; raises FileNotFoundError, and InputError as `bounded_json` does."""
+        return bounded_json(self.read(path, MOST_BYTES + 1), self.full(path))
 
     def download(self, path: str, target: Path) -> None:
         """Copy a file to a local path, a piece at a time; raises FileNotFoundError."""
 
         def work() -> None:
-            with self._fs.open_input_stream(self.full(path)) as stream, target.open("wb") as out:
-                while piece := stream.read(1 << 24):
+            with target.open("wb") as out:
+                for piece in self._pieces(path):
                     out.write(piece)
 
         self._attempt(f"copy {self.full(path)} to {target}", work)
 
-    def is_file(self, path: str) -> bool:
-        info = self._attempt(f"look at {self.full(path)}", lambda: self._fs.get_file_info(self.full(path)))
-        return bool(info.type == fs.FileType.File)
+    def sha256(self, path: str) -> str:
+        """The hash of a file, read a piece at a time; raises FileNotFoundError."""
+
+        def work() -> str:
+            digest = hashlib.sha256()
+            for piece in self._pieces(path):
+                digest.update(piece)
+            return digest.hexdigest()
+
+        return self._attempt(f"read {self.full(path)}", work)
+
+    def _pieces(self, path: str) -> Iterator[bytes]:
+        with self._open(path) as stream:
+            while piece := stream.read(1 << 24):
+                yield piece
+
+    def _open(self, path: str) -> Any:
+        place = self.place(path)
+        if self.local and not stat.S_ISREG(os.stat(place).st_mode):  # a pipe would be waited for
+            raise OSError(errno.EINVAL, "no file, but a folder, a pipe or a device")
+        return self._fs.open_input_stream(place, compression=None)
+
+    def size(self, path: str) -> int | None:
+        """The bytes of a file; None where there is none."""
+        place = self.place(path)
+        info = self._attempt(f"look at {place}", lambda: self._fs.get_file_info(place))
+        return int(info.size) if info.type == fs.FileType.File else None
 
     def commit(self, artifact: Artifact, files: Files, info: Mapping[str, Any]) -> None:
         """Write the files, then the manifest with their hashes and `info` (plain JSON values).
@@ -142,36 +212,68 @@ class Storage:
         for name, data in files.items() if isinstance(files, Mapping) else files:
             self.write(f"{artifact.path}/{name}", data)
             listed[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        manifest = {
+        manifest: dict[str, Any] = {
             "kind": artifact.kind,
             "label": artifact.label,
             "fingerprint": artifact.fingerprint,
             "files": listed,
             "info": dict(info),
         }
-        self.write(f"{artifact.path}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+        self.write(f"{artifact.path}/{MANIFEST}", json.dumps(without_secrets(manifest), indent=1).encode())
 
     def exists(self, artifact: Artifact) -> bool:
-        return self.is_file(f"{artifact.path}/{MANIFEST}")
+        """Whether its manifest is there. An empty one, which a machine that lost power leaves, is none."""
+        return bool(self.size(f"{artifact.path}/{MANIFEST}"))
 
     def manifest(self, artifact: Artifact) -> dict[str, Any]:
         """What `commit` recorded; raises FileNotFoundError when the artifact does not exist."""
-        return json.loads(self.read(f"{artifact.path}/{MANIFEST}"))
+        return self.manifest_at(artifact.path)
+
+    def manifest_at(self, folder: str) -> dict[str, Any]:
+        """The manifest of an artifact's folder; raises as `manifest` does."""
+        path = f"{folder}/{MANIFEST}"
+        return read_manifest(self.read(path, MOST_BYTES + 1), self.full(path))
 
     def load(self, artifact: Artifact, name: str) -> bytes:
         """A file of an artifact."""
         return self.read(f"{artifact.path}/{name}")
 
+    def load_json(self, artifact: Artifact, name: str) -> Any:
+        """The value of a JSON file of an artifact."""
+        return self.read_json(f"{artifact.path}/{name}")
+
     def delete_tree(self, path: str) -> None:
-        """Remove a folder with all below it; one that is not there is no error."""
+        """Remove a folder with all below it, if it is there; of links, not what they name."""
+        place = self.place(path)
+        remove = shutil.rmtree if self.local else self._fs.delete_dir
         with contextlib.suppress(FileNotFoundError):
-            self._attempt(f"remove {self.full(path)}", lambda: self._fs.delete_dir(self.full(path)))
+            self._attempt(f"remove {place}", lambda: remove(place))
+
+    def listing(self, path: str) -> Listing:
+        """All files below a folder, and what else lies there, or cannot be looked at."""
+        if self.local:
+            return local_listing(self.root, path)
+        selector = fs.FileSelector(self.place(path), recursive=True, allow_not_found=True)
+        found = self._attempt(f"list {self.full(path)}", lambda: self._fs.get_file_info(selector))
+        return Listing([info for info in found if info.type == fs.FileType.File])
 
     def files(self, path: str) -> list[fs.FileInfo]:
-        """All files below a folder, with their sizes."""
-        selector = fs.FileSelector(self.full(path), recursive=True, allow_not_found=True)
-        found = self._attempt(f"list {self.full(path)}", lambda: self._fs.get_file_info(selector))
-        return [info for info in found if info.type == fs.FileType.File]
+        """All files below a folder, with their sizes; raises StageError where a part of it cannot be read."""
+        found = self.listing(path)
+        if hidden := {**found.links, **found.unread}:
+            folder, why = min(hidden.items())
+            raise StageError(f"cannot list {self.full(folder)}: {why}")
+        return found.files
+
+    def top(self) -> dict[str, bool]:
+        """The names at the top of the storage -> whether each is a folder."""
+        if self.local:
+            with contextlib.suppress(FileNotFoundError), os.scandir(self.root) as entries:
+                return {entry.name: entry.is_dir() for entry in entries}
+            return {}
+        selector = fs.FileSelector(self.root, allow_not_found=True)
+        found = self._attempt(f"list {self.root}", lambda: self._fs.get_file_info(selector))
+        return {info.base_name: info.type == fs.FileType.Directory for info in found}
 
     @contextlib.contextmanager
     def claim(self, artifact: Artifact, *, wait: bool) -> Iterator[bool]:
@@ -192,7 +294,7 @@ class Storage:
             return
         except OSError as error:
             if error.errno not in _NO_LOCKS:
-                raise StageError(f"cannot lock {self.full('.claims')}: {error}") from error
+                raise StageError(f"cannot lock {self.full(Top.CLAIMS)}: {error}") from error
             yield True  # a file system without locks is like an object store
             return
         try:
@@ -203,6 +305,10 @@ class Storage:
     def _claims(self) -> int:
         # Closing any handle of the file would drop the process's locks on it: one stays open for good.
         if self.root not in _CLAIM_FILES:
-            Path(self.root).mkdir(parents=True, exist_ok=True)
-            _CLAIM_FILES[self.root] = os.open(self.full(".claims"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            try:
+                Path(self.root).mkdir(parents=True, exist_ok=True)
+                _CLAIM_FILES[self.root] = os.open(self.full(Top.CLAIMS), flags)
+            except OSError as error:
+                raise StageError(f"cannot open {self.full(Top.CLAIMS)}: {error.strerror}") from error
         return _CLAIM_FILES[self.root]

@@ -1,6 +1,7 @@
 """Glyphs of the fonts that matplotlib bundles, as an atlas to be drawn from."""
 
 import functools
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ TASK_FONTS = (
 @functools.cache
 def glyphs(fonts: tuple[str, ...], characters: str) -> Floats:
     """Coverage 0..1, (fonts * characters, 60, 60), every glyph centred by its box: font-major order."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no word on caches where there is no home
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 

@@ -1,5 +1,6 @@
 """The one tracker, in the driver: brings an MLflow store up to date with what the stages wrote."""
 
+import contextlib
 import json
 import tempfile
 import time
@@ -7,13 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 
 from neulig_ray.errors import InputError, StageError
+from neulig_ray.redaction import redacted, without_secrets
 from neulig_ray.tracking import projection, store
+from neulig_ray.tracking.database import DatabaseLocked, database
 from neulig_ray.tracking.records import Cell, ExpertCurve, Trial
 from neulig_ray.tracking.runs import CONTENT, KEY, Run
+from neulig_ray.tracking.server import check_location, is_passing, is_server
 from neulig_ray.tracking.standing import all_stand
 
 _PAGE: Final = 1000  # runs asked for at once
@@ -42,8 +47,28 @@ class Tracker:
         self.artifact_location = artifact_location
 
     def check(self) -> None:
-        """Raise InputError when nothing could be recorded; takes seconds at most."""
+        """Raise InputError when nothing could be recorded; takes seconds at most.
+
+        On a server the experiment is made, if need be: whether it may be, and where its artifacts go, shows
+        then, before the work.
+        """
         store.check(self.uri)
+        if folder := self._local_folder():
+            _check_folder(folder)
+        if not is_server(self.uri):
+            return
+        try:
+            client = store.client(self.uri)
+            location = client.get_experiment(self._experiment_id(client)).artifact_location
+        except InputError:
+            raise
+        except Exception as error:
+            raise store.unusable(self.uri, error) from error
+        check_location(location, self.uri)
+
+    def _local_folder(self) -> Path | None:
+        location = urlsplit(self.artifact_location or "")
+        return Path(unquote(location.path)) if location.scheme == "file" else None
 
     def record(
         self,
@@ -57,6 +82,7 @@ class Tracker:
 
         Raises StageError when the store fails on the way: the same command again records the rest.
         """
+        results = results.assign(status=results["status"].map(redacted))
         wanted = projection.runs(self.experiment, results, trials, experts, cells, artifacts)
         path = store.database(self.uri)
         if path and all_stand(path, self.experiment, self.artifact_location, wanted):
@@ -66,10 +92,14 @@ class Tracker:
         except (InputError, StageError):
             raise
         except Exception as error:  # MLflow, its HTTP client and its database raise their own
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+            if not is_server(self.uri):
+                with contextlib.suppress(DatabaseLocked):
+                    store.check(self.uri)  # what no waiting mends is told as such
+            elif not is_passing(error):
+                raise store.unusable(self.uri, error) from error
             raise StageError(
-                f"MLflow at {self.uri!r} stopped recording {self.experiment!r}: {reason}. Nothing is lost: "
-                "the same command again records what is missing."
+                f"MLflow at {self.uri!r} stopped recording {self.experiment!r}: "
+                f"{store.first_line(error)}. Nothing is lost: the same command again records what is missing."
             ) from error
 
     def _bring_up_to_date(self, wanted: Sequence[Run]) -> Recorded:
@@ -85,7 +115,7 @@ class Tracker:
             if family:
                 parent_id = _ensure(client, experiment_id, parent, known)
                 for run in family:  # the parent last: a finished parent has all its children
-                    _write(client, experiment_id, run, known, parent_id)
+                    _write(client, self.uri, experiment_id, run, known, parent_id)
             written += len(family)
         return Recorded(len(wanted), written)
 
@@ -100,13 +130,17 @@ class Tracker:
             found = None
         if found:
             return str(found.experiment_id)
-        location, path = self.artifact_location, store.database(self.uri)
+        location, path = self.artifact_location, database(self.uri)
         if path and not location:
-            location = (
-                path.parent / "mlflow-artifacts"
-            ).as_uri()  # MLflow's own choice depends on the folder
+            location = store.artifacts_beside(path)
         tags = {"mlflow.experimentKind": "custom_model_development"}  # else the page asks every reader
-        return str(client.create_experiment(self.experiment, artifact_location=location, tags=tags))
+        try:
+            return str(client.create_experiment(self.experiment, artifact_location=location, tags=tags))
+        except Exception:  # of MLflow, perhaps because another driver has made it just now
+            found = client.get_experiment_by_name(self.experiment)
+            if found is None:
+                raise
+            return str(found.experiment_id)
 
 
 def _known(client: Any, experiment_id: str) -> dict[str, Any]:
@@ -144,7 +178,9 @@ def _ensure(client: Any, experiment_id: str, run: Run, known: dict[str, Any], pa
     return str(known[run.key].info.run_id)
 
 
-def _write(client: Any, experiment_id: str, run: Run, known: dict[str, Any], parent_id: str) -> None:
+def _write(
+    client: Any, uri: str, experiment_id: str, run: Run, known: dict[str, Any], parent_id: str
+) -> None:
     """Fill the run. Every call is a handful of commits in the database, so there are as few as can be."""
     from mlflow.entities import Metric, Param, RunTag
 
@@ -153,12 +189,12 @@ def _write(client: Any, experiment_id: str, run: Run, known: dict[str, Any], par
     finished = known[run.key].info.status != "RUNNING"
     if finished:
         client.set_tag(run_id, CONTENT, "")  # from here on the run stands for neither state
-    _write_files(client, run_id, run)
+    _write_files(client, uri, run_id, run)
     now = int(time.time() * 1000)
     # One time for all attempts at a first filling: points that are sent again are the same points.
     when = now if finished else known[run.key].info.start_time
     metrics = [Metric(name, value, when, step) for name, value, step in run.metrics]
-    params = [Param(name, value) for name, value in run.params.items()]
+    params = [Param(name, redacted(value)) for name, value in run.params.items()]
     tags = [RunTag(name, x) for name, x in _tags(run).items() if finished or there.get(name) != x]
     for start in range(_BATCH, len(metrics), _BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
@@ -169,10 +205,14 @@ def _write(client: Any, experiment_id: str, run: Run, known: dict[str, Any], par
 def _tags(run: Run) -> dict[str, str]:
     tables = [{"path": name, "type": "table"} for name in run.tables]  # what log_table leaves for the page
     own = {KEY: run.key, CONTENT: run.content, "mlflow.source.name": "neulig"}
-    return {**run.tags, **own, **({"mlflow.loggedArtifacts": json.dumps(tables)} if tables else {})}
+    return {
+        **without_secrets(run.tags),
+        **own,
+        **({"mlflow.loggedArtifacts": json.dumps(tables)} if tables else {}),
+    }
 
 
-def _write_files(client: Any, run_id: str, run: Run) -> None:
+def _write_files(client: Any, uri: str, run_id: str, run: Run) -> None:
     """All artifacts in one call. Tables as log_table writes them, which would append to an earlier one."""
     if not run.tables and not run.files:
         return
@@ -182,7 +222,21 @@ def _write_files(client: Any, run_id: str, run: Run) -> None:
             rows.to_json(path, orient="split", index=False)
         for name, data in run.files.items():
             _place(folder, name).write_bytes(data if isinstance(data, bytes) else data())
-        client.log_artifacts(run_id, folder)
+        if not is_server(uri):
+            client.log_artifacts(run_id, folder)
+            return
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        # The client would ask the server again for the place, and take what it is told then.
+        location = client.get_run(run_id).info.artifact_uri
+        check_location(location, uri)
+        get_artifact_repository(location, tracking_uri=uri).log_artifacts(folder)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises InputError where artifacts of MLflow cannot be written to a folder."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"MLflow's artifacts go into {str(folder)!r}, which is a file: move it away")
 
 
 def _place(folder: str, name: str) -> Path:

@@ -3,15 +3,17 @@
 import contextlib
 import logging
 import os
-import ssl
-import urllib.error
-import urllib.request
+import re
 import uuid
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from neulig_ray.errors import InputError
+from neulig_ray.layout import Top
+from neulig_ray.redaction import redacted
+from neulig_ray.tracking.database import check_database, database
+from neulig_ray.tracking.server import REMEDY, check_server, credentials, is_server
 
 _SQLITE: Final = "sqlite:///"
 _ENVIRONMENT: Final = {
@@ -21,7 +23,7 @@ _ENVIRONMENT: Final = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
     "GIT_PYTHON_REFRESH": "quiet",
 }
-_PROBE_SECONDS: Final = 4.0
+_ADDRESS: Final = re.compile(r"[A-Za-z0-9.-]+:\d+/?")
 
 
 def local_uri(storage: str | Path) -> tuple[str, str]:
@@ -32,12 +34,12 @@ def local_uri(storage: str | Path) -> tuple[str, str]:
     root = Path(storage).expanduser().resolve()
     if "?" in str(root):
         raise InputError(f"MLflow keeps no database under {str(root)!r}: rename the folder with the '?'")
-    return f"{_SQLITE}{root}/mlflow.db", (root / "mlflow-artifacts").as_uri()
+    return f"{_SQLITE}{root}/{Top.DATABASE}", artifacts_beside(root / Top.DATABASE)
 
 
-def database(uri: str) -> Path | None:
-    """The file of a sqlite URI, None for any other."""
-    return Path(uri.removeprefix(_SQLITE)).resolve() if uri.startswith(_SQLITE) else None
+def artifacts_beside(path: Path) -> str:
+    """The artifact location that goes with a database of ours: MLflow's own choice depends on the folder."""
+    return (path.parent / Top.MLFLOW_ARTIFACTS).as_uri()
 
 
 def check(uri: str) -> None:
@@ -45,23 +47,56 @@ def check(uri: str) -> None:
 
     A local database is looked at without importing MLflow, a server is asked within seconds.
     """
-    scheme = urlsplit(uri).scheme
-    if scheme in ("", "file"):
-        raise InputError(
-            f"tracking URI {uri!r}: MLflow no longer records into folders. Use sqlite:////absolute/mlflow.db "
-            "or the URI of a server, or leave --tracking-uri out for a database inside a local --storage."
-        )
+    _check_form(uri)
     if path := database(uri):
-        _check_file(uri, path)
+        check_database(path)
         return
-    if scheme in ("http", "https"):
-        _check_answer(uri)
+    if is_server(uri):
+        check_server(uri)
     try:
         client(uri).search_experiments(max_results=1)
     except InputError:
         raise
     except Exception as error:  # whatever the store's own driver raises
-        raise InputError(f"tracking URI {uri!r} cannot be used: {_first_line(error)}. {_REMEDY}") from error
+        raise unusable(uri, error) from error
+
+
+def _check_form(uri: str) -> None:
+    """Raises InputError for what MLflow would take for another kind of store than was meant."""
+    if _ADDRESS.fullmatch(uri):
+        raise InputError(f"tracking URI {uri!r} has no scheme. A server is http://{uri}")
+    if uri.startswith("sqlite:") and (database(uri) is None or ":memory:" in uri):
+        raise InputError(
+            f"tracking URI {uri!r} names no file: what is recorded would be gone with the process. "
+            "Use sqlite:////absolute/mlflow.db."
+        )
+    if urlsplit(uri).scheme in ("", "file") and uri != "databricks":
+        raise InputError(
+            f"tracking URI {uri!r}: MLflow no longer records into folders. Use "
+            "sqlite:////absolute/mlflow.db or the URI of a server, or leave --tracking-uri out for a "
+            "database inside a local --storage."
+        )
+
+
+def unusable(uri: str, error: Exception) -> InputError:
+    """What a store that answered with `error` cannot be used for, and the remedy."""
+    reason = first_line(error)
+    variable = re.search(r"\bMLFLOW_[A-Z_]+\b", reason)
+    if isinstance(error, ImportError):
+        drivers = {"psycopg2": "psycopg2-binary", "psycopg": "psycopg[binary]", "MySQLdb": "mysqlclient"}
+        remedy = f"Install the driver: pip install '{drivers.get(error.name or '', error.name)}'"
+    elif user := credentials(error):
+        remedy = user
+    elif variable:
+        remedy = f"Correct or unset {variable[0]}, which is set in the environment."
+    else:
+        remedy = REMEDY
+    return InputError(f"tracking URI {uri!r} cannot be used: {reason}. {remedy}")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, without secrets."""
+    return redacted((str(error).strip() or type(error).__name__).splitlines()[0])[:300]
 
 
 def client(uri: str) -> Any:
@@ -78,12 +113,6 @@ def client(uri: str) -> Any:
     return mlflow.MlflowClient(tracking_uri=uri)
 
 
-_REMEDY: Final = (
-    "Start the server (`mlflow server --host ... --port ... --allowed-hosts ...`), correct --tracking-uri, "
-    "or leave it out for a database inside a local --storage."
-)
-
-
 def _create(path: Path) -> None:
     """Build the schema beside the final name and link it in: no kill and no second driver can spoil it."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -91,7 +120,7 @@ def _create(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
-        store = SqlAlchemyStore(f"{_SQLITE}{part}", (path.parent / "mlflow-artifacts").as_uri())
+        store = SqlAlchemyStore(f"{_SQLITE}{part}", artifacts_beside(path))
         store.engine.dispose()
         try:
             os.link(part, path)
@@ -102,42 +131,3 @@ def _create(path: Path) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
-
-
-def _check_file(uri: str, path: Path) -> None:
-    folder = next(parent for parent in path.parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"tracking URI {uri!r}: {str(folder)!r} cannot be written. Name another place.")
-    if not path.exists():
-        return
-    with contextlib.suppress(OSError), path.open("r+b") as stream:
-        if stream.read(16) in (b"SQLite format 3\x00", b""):
-            return
-    raise InputError(
-        f"tracking URI {uri!r}: {str(path)!r} is no sqlite database that can be written. Move it away: what "
-        "the storage holds is recorded again by the same command."
-    )
-
-
-def _check_answer(uri: str) -> None:
-    try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_PROBE_SECONDS):  # noqa: S310
-            return
-    except urllib.error.HTTPError as error:
-        if error.code == 403 and "host" in error.read(500).decode(errors="replace").lower():
-            raise InputError(
-                f"the MLflow server at {uri!r} refuses its own name: start it with "
-                f"--allowed-hosts {urlsplit(uri).netloc}"
-            ) from error
-        return  # it answers: MLflow's own client says whether it is a tracking server
-    except OSError as error:
-        reason = getattr(error, "reason", error)
-        if isinstance(reason, ssl.SSLError):
-            return  # the client knows the user's certificates
-        raise InputError(f"no MLflow server answers at {uri!r}: {reason}. {_REMEDY}") from error
-    except ValueError as error:
-        raise InputError(f"tracking URI {uri!r}: {error}. {_REMEDY}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

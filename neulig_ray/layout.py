@@ -1,0 +1,34 @@
+"""What lies at the top of a storage beside the experiments' folders, and so is no experiment's name."""
+
+from enum import StrEnum
+from typing import Final
+
+
+class Top(StrEnum):
+    """Every name that this package, Ray or MLflow uses at the top of a storage."""
+
+    ARTIFACTS = "artifacts"
+    RAY = "ray"
+    CLAIMS = ".claims"
+    REPORT = "report.html"
+    DATABASE = "mlflow.db"  # with sqlite's own files, whose names begin so
+    MLFLOW_ARTIFACTS = "mlflow-artifacts"
+
+
+TABLE, ABOUT = (
+    "results.parquet",
+    "results.json",
+)  # in an experiment's folder, and in history/FINGERPRINT there
+FOLDERS: Final = (Top.ARTIFACTS, Top.RAY, Top.MLFLOW_ARTIFACTS)
+_MLFLOWS_OWN: Final = "Default"  # the experiment that every tracking store has from the start
+
+
+def is_ours(name: str) -> bool:
+    """Whether a name at the top of a storage is one of `Top`, or one of sqlite's beside the database."""
+    return name in set(Top) or name.startswith(Top.DATABASE)
+
+
+def reserved(name: str) -> bool:
+    """Whether an experiment may not have this name. Case is no difference: file systems differ."""
+    folded = name.casefold()
+    return any(is_ours(own) for own in (name, folded)) or folded == _MLFLOWS_OWN.casefold()
