@@ -14,10 +14,9 @@ import torch
 
 from neulig_ray.errors import InputError
 from neulig_ray.merging.sources import Source, StateSource
-from neulig_ray.tensorfile import DTYPES, Spec, TensorFile
+from neulig_ray.tensorfile import DTYPES, TensorFile
 
 HEADER_KEY = "neulig"  # of a file's metadata: what the file is, as JSON
-VISUAL = "visual."  # how a whole CLIP calls its visual tower
 # Where training programs keep the state dict inside what they save.
 _NESTS = ("state_dict", "model", "model_state_dict", "module")
 _PIECE = 1 << 20  # numbers that are copied or compared at a time
@@ -96,30 +95,6 @@ def _unpickled(path: Path, *, mapped: bool) -> dict[str, torch.Tensor]:
                 "to float32 for instance"
             )
     return {str(name): tensor for name, tensor in state.items()}
-
-
-class Tower:
-    """The visual tower inside a whole CLIP: the tensors `visual.NAME`, under NAME."""
-
-    def __init__(self, clip: Source) -> None:
-        self.clip = clip
-        self.specs: Mapping[str, Spec] = {
-            name.removeprefix(VISUAL): spec for name, spec in clip.specs.items() if name.startswith(VISUAL)
-        }
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        return self.clip.read(VISUAL + name, start, stop)
-
-    def read_into(self, out: torch.Tensor, name: str, start: int = 0) -> None:
-        self.clip.read_into(out, VISUAL + name, start)
-
-
-def fitting_base(base: Source, experts: Source) -> Source:
-    """The base as it goes with the experts: its visual tower where it is a whole CLIP and they are towers."""
-    if base.specs.keys() == experts.specs.keys():
-        return base
-    tower = Tower(base)
-    return tower if tower.specs and tower.specs.keys() == experts.specs.keys() else base
 
 
 def twins(models: Mapping[str, Source]) -> tuple[str, str] | None:
