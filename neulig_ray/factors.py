@@ -47,8 +47,8 @@ _TOGETHER = (
 )
 _WEIGHT = re.compile(r"(^|[._])weights?$")
 _REMEDIES = {
-    "adapter": "merge each adapter into its base first (peft: merge_and_unload) and give whole models",
-    "quantised": "merge the original models, in float16, bfloat16 or float32, and quantise the result",
+    "adapter": "merge the adapters into their base first (peft: merge_and_unload), and give whole models",
+    "quantised": "merge the originals, in float16, bfloat16 or float32, and quantise the result",
     "pruned": "make the pruning permanent first (torch.nn.utils.prune.remove)",
 }
 
@@ -62,8 +62,8 @@ def check_factors(label: str, specs: Mapping[str, Spec]) -> None:
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
     share = f"; {integer_share(specs.values())}" if kind == "quantised" else ""
     raise InputError(
-        f"{label!r} cannot be merged, it is {'an adapter' if kind == 'adapter' else kind} ({program}: "
-        f"{name!r}{more} of {len(specs)} tensors{share}). Parts of weights do not merge as the weights would: "
+        f"{label!r} has no whole weights, it is {'an adapter' if kind == 'adapter' else kind} ({program}: "
+        f"{name!r}{more} of {len(specs)} tensors{share}). Parts of weights do not merge as weights do: "
         f"{_REMEDIES[kind]}"
     )
 

@@ -218,8 +218,8 @@ def merge_with(
         )
     if not isinstance(experts, Mapping):
         raise InputError(
-            f"the experts are {type(experts).__name__}: give a mapping of labels, which name them in messages, "
-            'to models, as {"a": a, "b": b}'
+            f"the experts are {type(experts).__name__}: give a mapping of labels, for messages, to models, as "
+            '{"a": a, "b": b}'
         )
     models = Models(
         {label: as_source(model, str(label)) for label, model in experts.items()},

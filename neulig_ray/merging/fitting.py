@@ -161,7 +161,7 @@ def _notes(label: str, prefix: Prefix, missing: list[str], unused: list[str]) ->
     elif unused:
         yield f"only {label} has {_some(unused)}: left out"
     if prefix.experts:
-        yield f"the experts' names begin with {prefix.experts!r} and those of {label} do not: paired all the same"
+        yield f"the experts' names begin with {prefix.experts!r} and those of {label} do not: paired without"
     if missing:
         yield f"{label} lacks {_some(missing)}: copied from the experts"
 

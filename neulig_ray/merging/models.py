@@ -110,13 +110,13 @@ def check_finite(
         if stored is not None and (numbers := stored(i)).isfinite().all():
             raise NotFiniteInput(
                 f"{label}: {name!r} holds numbers beyond float32's largest, 3.4e38 "
-                f"({numbers.abs().max():.3g}), and merges are computed in float32: leave this model out, or scale "
-                "it down"
+                f"({numbers.abs().max():.3g}), and merges are computed in float32: leave this model out, or "
+                "scale it down"
             )
         raise NotFiniteInput(
             f"{label}: {name!r} holds NaN or infinite values ({bad} of the {row.numel()} looked at) and is "
-            "not the same in all models, as a mask would be; if the training that wrote it failed, leave this "
-            "model out or make it again"
+            "not the same in all models, as a mask would be; if the training that wrote it failed, leave "
+            "this model out or make it again"
         )
 
 

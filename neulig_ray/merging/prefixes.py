@@ -27,8 +27,8 @@ def find_prefix(
 ) -> Prefix | None:
     """The prefix under which the base has every tensor of `experts`, in its shape; None if there is none.
 
-    It may lack what is `dispensable`. Equal names go before a prefix, and a prefix of the base's before one of
-    the experts'. Raises InputError where two prefixes fit.
+    It may lack what is `dispensable`. Equal names go before a prefix, and a prefix of the base's before one
+    of the experts'. Raises InputError where two prefixes fit.
     """
 
     def fits(prefix: Prefix) -> bool:

@@ -85,8 +85,8 @@ def _check_tensor(label: str, name: object, tensor: object) -> None:
         raise InputError(f"{label}: {name!r} is no name of a tensor: give a state dict (name -> tensor)")
     if not isinstance(tensor, torch.Tensor):
         raise InputError(
-            f"{label}: {name!r} is {type(tensor).__name__}, not a tensor: give a state dict (name -> tensor), "
-            "and leave out what is none"
+            f"{label}: {name!r} is {type(tensor).__name__}, not a tensor: give a state dict (name -> tensor) "
+            "without it"
         )
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         what = "on the device meta, without numbers" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}"

@@ -9,8 +9,8 @@ from neulig_ray.errors import InputError
 from neulig_ray.merging._options import About
 
 _SUBTRACTED = (
-    "To subtract what an expert learnt, use task-arithmetic with the base: its scaling takes negative numbers, "
-    "one for each expert"
+    "To subtract what an expert learnt, use task-arithmetic with the base: its scaling takes negative "
+    "numbers, one for each expert"
 )
 GivenWeights = Annotated[
     tuple[float, ...],
