@@ -117,7 +117,12 @@ class Merge:
 
         def work(piece: Piece) -> None:
             tensors, known = models.inputs(piece, method.elementwise)
-            found = method.call(method.function, tensors, options=self.options, survey=survey, **known)
+            try:
+                found = method.call(method.function, tensors, options=self.options, survey=survey, **known)
+            except RuntimeError as error:  # torch's own for an option that is no float32
+                if "without overflow" not in str(error):
+                    raise
+                raise self._not_finite(piece.name, tensors) from error
             if self._masked:
                 shared, masks = found
                 sink.write(f"base/{piece.name}", known["base"], piece.start)
@@ -218,7 +223,7 @@ def merge_with(
         )
     if not isinstance(experts, Mapping):
         raise InputError(
-            f"the experts are {type(experts).__name__}: give a mapping of labels, for messages, to models, as "
+            f"the experts are {type(experts).__name__}: give a mapping of labels to models, as "
             '{"a": a, "b": b}'
         )
     models = Models(
