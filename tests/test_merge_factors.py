@@ -58,7 +58,7 @@ QUANTISED = {
         "router.weight": floats(seed, 2, 8),
     },
     "compressed-tensors": lambda seed: {
-        "l.weight_packed": codes(0, 8, 2), "l.weight_scale": floats(seed, 8, 1), "l.weight_shape": codes(0, 2),
+        "l.weight_packed": codes(0, 8, 2), "l.weight_scale": floats(seed, 8, 1), "l.shape": codes(0, 2),
     },
     "quanto": lambda seed: {
         "l.weight._data": codes(0, 8, 8, dtype=torch.int8), "l.weight._scale": floats(seed, 8, 1),
@@ -68,7 +68,7 @@ QUANTISED = {
     },
     "hqq": lambda seed: {"l.W_q": codes(seed, 8, 8, dtype=torch.uint8), "l.scale": floats(seed, 8, 1)},
     "plain-int8-weights": lambda seed: {"l.weight": codes(0, 8, 8, dtype=torch.int8), "l.s": floats(seed, 8)},
-    "table-that-differs": lambda seed: {"w": floats(seed, 4), "vocabulary.ids": codes(seed, 9, dtype=torch.int64)},
+    "table-that-differs": lambda seed: {"w": floats(seed, 4), "vocabulary.ids": codes(seed, 9)},
 }  # fmt: skip
 
 

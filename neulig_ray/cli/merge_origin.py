@@ -19,8 +19,10 @@ def carried_origin(experts: Sequence[About], base: About | None) -> dict[str, st
     if not all(names):
         return {}
     fingerprints = [str(about.get(_FINGERPRINT) or "") for about in known]
-    differ = len({*names}) > 1 or len({*fingerprints} - {""}) > 1
-    if differ:
-        return {"origin": ",".join(name for name, _ in sorted({*zip(names, fingerprints, strict=True)}))}
+    each = sorted({part for name in names for part in name.split(",")})
+    if len(each) > 1:
+        return {"origin": ",".join(each)}
+    if len({*fingerprints} - {""}) > 1:  # two models of one name
+        return {"origin": f"{names[0]},{names[0]}"}
     found = {"origin": names[0]}
     return found | ({_FINGERPRINT: fingerprints[0]} if all(fingerprints) else {})
