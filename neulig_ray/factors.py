@@ -45,6 +45,7 @@ _TOGETHER = (
     ("_blocks", "_scales", "quantised", "mxfp4"),
     ("_orig", "_mask", "pruned", "torch.nn.utils.prune"),
 )
+_ENDINGS = tuple(ending for ending, *_ in _TOGETHER)
 _WEIGHT = re.compile(r"(^|[._])weights?$")
 _REMEDIES = {
     "adapter": "merge the adapters into their base first (peft: merge_and_unload), and give whole models",
@@ -55,7 +56,7 @@ _REMEDIES = {
 
 def check_factors(label: str, specs: Mapping[str, Spec]) -> None:
     """Raises InputError, naming model, tensor and remedy, for a model whose weights lie there in factors."""
-    found = {name: kind for name in specs if (kind := _kind(name, specs))}
+    found = {name: part for name in specs if (part := _kind(name, specs))}
     if not found:
         return
     name, (kind, program) = next(iter(found.items()))
@@ -84,7 +85,7 @@ def _kind(name: str, specs: Mapping[str, Spec]) -> tuple[str, str] | None:
     """(what the model is, whose format it is) by one of its tensors; None where that is a tensor like any."""
     if found := _by_name(name):
         return found
-    for ending, partner, kind, program in _TOGETHER:
+    for ending, partner, kind, program in _TOGETHER if name.endswith(_ENDINGS) else ():
         if name.endswith(ending) and name.removesuffix(ending) + partner in specs:
             return kind, program
     spec = specs[name]

@@ -43,9 +43,9 @@ def towers(folder: Path, *origins: dict[str, Any]) -> list[Path]:
         ([SEED_0, SEED_0], {"origin": "seed-1"}, SEED_0),
     ],
     ids=[
-        "C4-shared", "C4-shared-name", "C4-one-fingerprint", "C4-the-bases", "C4-some-the-bases", "base-differs",
-        "experts-differ", "mixed-before", "one-name-two-models", "one-unknown", "none-known", "base-unknown",
-        "experts-before-base",
+        "C4-shared", "C4-shared-name", "C4-one-fingerprint", "C4-the-bases", "C4-some-the-bases",
+        "base-differs", "experts-differ", "mixed-before", "one-name-two-models", "one-unknown", "none-known",
+        "base-unknown", "experts-before-base",
     ],
 )  # fmt: skip
 def test_what_is_carried(experts: list[dict[str, str]], base: Any, carried: dict[str, str]) -> None:

@@ -159,7 +159,7 @@ def test_identical_models_give_the_model_back(method: str) -> None:
 
 @st.composite
 def vectors(draw: st.DrawFn) -> torch.Tensor:
-    """n tensors (n, numel): anywhere, on a line, nearly so, in a cluster, of unequal norms, zero, opposite."""
+    """n tensors (n, numel): anywhere, on a line, nearly so, in a cluster, of unequal norms, opposite."""
     n, numel = draw(st.integers(1, 40)), draw(st.integers(0, 5))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
     rows = torch.randn(n, numel, generator=generator)

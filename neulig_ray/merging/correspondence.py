@@ -21,6 +21,11 @@ def check_specs(specs: Mapping[str, Mapping[str, Spec]]) -> None:
         raise InputError(f"{empty[0]!r} holds no tensor: give a model's state dict")
     for label, found in specs.items():
         check_factors(label, found)
+    check_pairs(specs)
+
+
+def check_pairs(specs: Mapping[str, Mapping[str, Spec]]) -> None:
+    """The same for models that are known to hold whole weights."""
     (first, reference), *others = specs.items()
     for label, found in others:
         _check_names(first, reference, label, found)

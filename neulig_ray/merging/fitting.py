@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from neulig_ray.errors import InputError
 from neulig_ray.factors import check_factors, integer_share, is_integer
 from neulig_ray.merging.comparison import agree
-from neulig_ray.merging.correspondence import check_specs, lacking
+from neulig_ray.merging.correspondence import check_pairs, check_specs, lacking
 from neulig_ray.merging.prefixes import SAME, Prefix, find_prefix
 from neulig_ray.merging.sources import Source
 from neulig_ray.merging.views import View
@@ -146,7 +146,7 @@ def _with_base(
         # What the base lacks is the first expert's there too, so that every reader finds every name.
         places = {name: (base, there[name]) if name in there else (sources[0], name) for name in specs}
         fitted = View(places)
-    check_specs({first: specs, label: fitted.specs})
+    check_pairs({first: specs, label: fitted.specs})
     constants = frozenset(name for name in missing if specs[name].dtype.is_floating_point)
     notes += _notes(label, prefix, missing, unused)
     return Fitted(experts, fitted, prefix, computed | constants, tuple(notes))

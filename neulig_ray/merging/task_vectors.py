@@ -48,11 +48,12 @@ class TaskVectors:
             elif not tensor.is_floating_point():
                 buffers[name] = next(iter(experts.values()))[name].to(device, copy=True)
             else:
-                rows = torch.stack([s[name].detach().to(device).float().flatten() for s in experts.values()])
+                stored = [state[name].detach() for state in experts.values()]
+                rows = torch.stack([t.to(device).float().flatten() for t in stored])
                 own = tensor.detach().to(device, torch.float32, copy=True)
                 try:
-                    check_finite(rows, name, tuple(experts), lambda i, n=name: [*experts.values()][i][n])
-                    check_finite(own.view(1, -1), name, ["the base"], lambda _, t=tensor: t)
+                    check_finite(rows, name, tuple(experts), stored.__getitem__)
+                    check_finite(own.view(1, -1), name, ["the base"], [tensor].__getitem__)
                 except NotFiniteInput:
                     if not agree(everyone, name):
                         raise
