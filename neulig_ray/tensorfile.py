@@ -254,6 +254,23 @@ class TensorFile:
             out.copy_(self.read(name, start, start + out.numel()))
 
 
+def check_range(wide: torch.Tensor, narrow: torch.Tensor, name: str, where: str) -> None:
+    """Raises StageError where a conversion to the dtype of `narrow` made infinity of a number."""
+    floats = narrow.dtype.is_floating_point and wide.dtype.is_floating_point
+    if not floats or torch.finfo(narrow.dtype).max >= torch.finfo(wide.dtype).max:
+        return
+    if narrow.isfinite().all():
+        return
+    lost = narrow.isinf().reshape(-1) & wide.isfinite().reshape(-1)
+    if lost.any():
+        dtype, largest = str(narrow.dtype).removeprefix("torch."), torch.finfo(narrow.dtype).max
+        wider = "float32 or bfloat16" if narrow.dtype == torch.float16 else "float32"
+        raise StageError(
+            f"cannot write {where}: {name!r} has numbers beyond {dtype}'s largest ({largest:g}): "
+            f"write {wider} (--dtype)"
+        )
+
+
 class TensorWriter:
     """A safetensors file that is written in any order, from any thread; it appears whole or not at all.
 
@@ -308,11 +325,7 @@ class TensorWriter:
         flat = tensor.detach().reshape(-1).to(spec.dtype).contiguous()
         if not flat.numel():
             return
-        if spec.dtype == torch.float16 != tensor.dtype and not flat.isfinite().all():
-            raise StageError(
-                f"cannot write {self.path}: {name!r} has numbers beyond float16's largest (65504): "
-                "write float32 or bfloat16"
-            )
+        check_range(tensor, flat, name, str(self.path))
         view = flat.view(torch.uint8).numpy().data
         offset = self._offsets[name] + start * spec.dtype.itemsize
         try:

@@ -21,7 +21,11 @@ def odd_state(seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shapes = {**ODD_SHAPES, "w": (4, 6), "b": (3,)}
     found = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    return found | {"index": torch.arange(4) + seed, "flag": torch.tensor([True, seed > 0])}
+    return found | {
+        "index": torch.arange(4),
+        "flag": torch.tensor([True, seed > 0]),
+        "seen": torch.tensor(seed),
+    }
 
 
 def saved(folder: Path, name: str, state: dict[str, torch.Tensor]) -> Path:

@@ -152,3 +152,115 @@ def test_karcher_of_opposite_tensors_is_finite() -> None:
 def test_identical_models_give_the_model_back(method: str) -> None:
     a = gaussian(300, 300)
     torch.testing.assert_close(merge(method, a, a.clone()), a, rtol=1e-6, atol=1e-6)
+
+
+# Few dimensions, opposite and nearly parallel tensors -------------------------------------------------------
+
+
+@st.composite
+def vectors(draw: st.DrawFn) -> torch.Tensor:
+    """n tensors (n, numel): anywhere, on a line, nearly so, in a cluster, of unequal norms, opposite."""
+    n, numel = draw(st.integers(1, 40)), draw(st.integers(0, 5))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    rows = torch.randn(n, numel, generator=generator)
+    signs = torch.randn(n, 1, generator=generator).sign()
+    kind = draw(
+        st.sampled_from(["any", "line", "near a line", "cluster", "unequal", "zeros", "opposite pairs"])
+    )
+    if kind == "line":
+        rows = rows[:1] * signs * torch.rand(n, 1, generator=generator)
+    elif kind == "near a line":
+        rows = signs * (rows[:1] + 10.0 ** -draw(st.integers(1, 8)) * rows)
+    elif kind == "cluster":
+        rows = rows[:1] + 10.0 ** -draw(st.integers(1, 8)) * rows
+    elif kind == "unequal":
+        rows = rows * 10.0 ** torch.randint(-40, 37, (n, 1), generator=generator)
+    elif kind == "zeros":
+        rows = rows * (signs > 0)
+    elif kind == "opposite pairs":
+        rows = torch.cat([rows, -rows])[:40]
+    return rows.to(draw(st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64])))
+
+
+def beside_another(method: str, rows: torch.Tensor) -> torch.Tensor:
+    """The merged tensor, float64, of models with another one: a model of an empty tensor alone is none."""
+    experts = {str(i): {"w": row, "other": torch.ones(2)} for i, row in enumerate(rows)}
+    return merge_with(METHODS[method], experts)["w"].double()
+
+
+def units_and_norms(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    norms = rows.double().norm(dim=1)
+    return rows.double() / norms.where(norms > 0, 1)[:, None], norms
+
+
+@settings(max_examples=200, deadline=None)
+@given(vectors().filter(lambda rows: bool(rows.float().isfinite().all())))
+def test_the_karcher_mean_has_the_mean_norm_whatever_the_tensors(rows: torch.Tensor) -> None:
+    """F3: with more tensors than dimensions, steps of noise left the sphere."""
+    units, norms = units_and_norms(rows.float())
+    found = beside_another("karcher", rows)
+    assert float(found.norm()) == pytest.approx(float(norms.mean()), rel=1e-4, abs=1e-40)
+    mean = units[norms > 0].mean(0)
+    if norms.any() and mean.norm() > 1e-3:  # it is no worse a mean direction than where the way begins
+
+        def cost(point: torch.Tensor) -> float:
+            cosine = units[norms > 0] @ (point / point.norm())
+            return float(cosine.clamp(-1, 1).acos().square().mean())
+
+        assert cost(found) <= cost(mean) + 1e-3
+
+
+@settings(max_examples=200, deadline=None)
+@given(vectors().filter(lambda rows: bool(rows.float().isfinite().all())))
+def test_multi_slerp_has_the_mean_norm_or_the_mean(rows: torch.Tensor) -> None:
+    """F3: of directions that cancel up to rounding, the weighted sum."""
+    units, norms = units_and_norms(rows.float())
+    found = beside_another("multi-slerp", rows)
+    valid = norms > 0
+    length = float(units.sum(0).norm()) / max(int(valid.sum()), 1)
+    if length > 2e-5:
+        assert float(found.norm()) == pytest.approx(float(norms.mean()), rel=1e-4, abs=1e-40)
+    elif length < 5e-6:
+        torch.testing.assert_close(found, rows.double().mean(0), rtol=1e-4, atol=1e-6 * float(norms.max()))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 5),
+    st.integers(0, 1000),
+    st.sampled_from([0.0, 1e-9, 1e-8, 1e-7, 1e-6, 1e-4, 1e-2, 1.0]),
+    st.sampled_from([-1.0, 1.0]),
+    st.floats(0, 1),
+)
+def test_slerp_of_unit_tensors_stays_on_the_sphere_or_goes_straight(
+    numel: int, seed: int, apart: float, sign: float, t: float
+) -> None:
+    """F3: near antipodes, and there in one dimension above all."""
+    a = normalize(gaussian(numel, seed=seed), dim=0)
+    b = normalize(sign * a + apart * gaussian(numel, seed=seed + 1), dim=0)
+    found = merge("slerp", a, b, t=t, lerp_above=1.0)
+    straight = (1 - t) * a + t * b
+    on_sphere = abs(float(found.norm()) - 1) < 2e-3
+    assert on_sphere or torch.allclose(found, straight, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 20, 38])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_the_karcher_mean_of_single_numbers_has_the_sign_of_most(n: int, shape: tuple[int, ...]) -> None:
+    """F3, as it was reported: 0.0, or 12.0 for 1.24, or NaN and the advice to use a smaller scaling."""
+    for seed in range(30):
+        numbers = [gaussian(*shape, seed=1000 * seed + i) for i in range(n)]
+        found = merge("karcher", *numbers)
+        assert found.shape == shape
+        assert float(found.abs()) == pytest.approx(sum(float(x.abs()) for x in numbers) / n, rel=1e-5)
+        if balance := sum(float(x.sign()) for x in numbers):
+            assert float(found) * balance > 0
+
+
+@pytest.mark.parametrize("method", ["karcher", "multi-slerp"])
+def test_nearly_cancelling_sums_keep_their_direction(method: str) -> None:
+    """F3: coefficients are large there, and their products are added up in more than float32."""
+    a, across = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0])
+    tensors = [a, -a + 1e-3 * across, 1e-3 * across - a, a + 1e-3 * across]
+    found = merge(method, *tensors)
+    torch.testing.assert_close(found, across, rtol=0, atol=2e-3)

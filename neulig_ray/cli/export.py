@@ -59,7 +59,15 @@ def _export(given: argparse.Namespace, command: str) -> list[Path]:
         config_of(arch)  # refuses before anything is downloaded
     from neulig_ray.stages.origins import open_stored
 
-    clip = open_stored(arch.name, origin, given.storage)
+    try:
+        clip = open_stored(arch.name, origin, given.storage)
+    except InputError as error:
+        if given.origin:
+            raise
+        raise InputError(
+            f"{given.file} names its origin {origin!r}, which is not found by its name: say where it is, "
+            f"with --origin {origin}=PATH or --storage. {error}"
+        ) from error
     if given.format == "open_clip":
         return export.write_open_clip(given.out, tower, clip, about, command)
     return export.write_huggingface(given.out, tower, clip, arch, about, command)

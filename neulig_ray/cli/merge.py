@@ -14,6 +14,8 @@ from neulig_ray.errors import InputError, StageError
 from neulig_ray.plugins import load_plugins, read_plugins
 
 if TYPE_CHECKING:
+    import torch
+
     from neulig_ray.cli.merge_inputs import Inputs
     from neulig_ray.merging import Method
     from neulig_ray.merging.engine import Merge
@@ -107,7 +109,7 @@ def _merge(method: "Method", given: argparse.Namespace, options: Mapping[str, An
             dtype = getattr(torch, given.dtype) if given.dtype else None
             output = Output.of(merge, inputs, target, dtype)
             if not given.quiet:
-                _tell(inputs, method, options, output.whole, uses_base)
+                _tell(inputs, method, options, output.whole, uses_base, dtype)
             if given.dry_run:
                 _plan(merge, inputs, output)
                 return 0
@@ -124,6 +126,12 @@ def _merge(method: "Method", given: argparse.Namespace, options: Mapping[str, An
         if not given.quiet:
             written = target.stat().st_size
             rate = (progress.bytes_read + written) / seconds
+            if constants := sorted(models.constants):
+                print(
+                    f"note: {len(constants)} tensors with infinite numbers or NaN are the same in all models "
+                    f"(the first: {constants[0]}): copied",
+                    file=sys.stderr,
+                )
             print(
                 f"{given.out}: {output.what}, {size(written)}, {method.name} of {models.n} in "
                 f"{seconds:.1f} s ({size(progress.bytes_read)} read in {progress.passes} "
@@ -148,8 +156,17 @@ def _index(task: str, labels: Sequence[str]) -> int:
     raise unknown("task", task, labels, f"Or its place among the experts, 0 to {len(labels) - 1}.")
 
 
-def _tell(inputs: "Inputs", method: "Method", given: Mapping[str, Any], whole: bool, uses_base: bool) -> None:
-    notes = list(inputs.notes)
+def _tell(
+    inputs: "Inputs",
+    method: "Method",
+    given: Mapping[str, Any],
+    whole: bool,
+    uses_base: bool,
+    dtype: "torch.dtype | None",
+) -> None:
+    from neulig_ray.merging.correspondence import differences
+
+    notes = [*inputs.notes, *differences(inputs.specs, dtype)]
     if inputs.base is not None and not uses_base and not whole:
         notes.append(f"{method.name} does not use the base")
     for name, grid in method.grid.items():

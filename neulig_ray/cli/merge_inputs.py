@@ -2,19 +2,22 @@
 
 import contextlib
 import difflib
+import functools
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from neulig_ray.cli.merge_origin import carried_origin
 from neulig_ray.errors import InputError
-from neulig_ray.merging.checkpoints import Checkpoint, Tower, fitting_base, open_checkpoint, twins
-from neulig_ray.merging.correspondence import check_specs, differences
+from neulig_ray.merging.checkpoints import Checkpoint, open_checkpoint, twins
+from neulig_ray.merging.fitting import VISUAL, Fitted, fit
 from neulig_ray.merging.sources import Source
 from neulig_ray.models.foreign.folders import INDEX
 from neulig_ray.stages.manifest import MANIFEST, manifest_in
+from neulig_ray.tensorfile import Spec
 
 # What two models of one architecture share in what their files say of themselves.
 _ARCHITECTURE = ("arch", "activation", "config")
@@ -53,12 +56,25 @@ class Inputs:
 
     @property
     def base_source(self) -> Source | None:
-        """The base as it goes with the experts."""
-        return None if self.base is None else fitting_base(self.base.checkpoint.source, self.first)
+        return None if self.base is None else self.base.checkpoint.source
+
+    @functools.cached_property
+    def fitted(self) -> Fitted:
+        """The models as they go together; raises InputError for those that do not."""
+        return fit(self.sources, self.base_source, self.base.given if self.base else "")
 
     @property
-    def first(self) -> Source:
-        return self.experts[0].checkpoint.source
+    def of_clip(self) -> bool:
+        """Whether the base is a whole CLIP, and the experts are visual towers."""
+        return self.fitted.prefix.base == VISUAL
+
+    @property
+    def specs(self) -> dict[str, Mapping[str, Spec]]:
+        """What the experts and the base hold, by the names that they were given."""
+        found = {label: source.specs for label, source in self.fitted.experts.items()}
+        if self.base is not None and self.fitted.base is not None:
+            found[self.base.given] = self.fitted.base.specs
+        return found
 
     @property
     def sources(self) -> dict[str, Source]:
@@ -110,7 +126,7 @@ def opened(
         origin = None if base is None else find(base, _stem(base))
         measured = tuple(find(name, _stem(name)) for name in statistics)
         inputs = Inputs(found, origin, measured, ())
-        yield Inputs(found, origin, measured, tuple(_check(inputs)))
+        yield replace(inputs, notes=tuple(_check(inputs)))
 
 
 def _check(inputs: Inputs) -> Iterator[str]:
@@ -134,28 +150,15 @@ def _check(inputs: Inputs) -> Iterator[str]:
                     f"{first.given!r} and {other.given!r} are of different {key}{shown}: merging takes "
                     "models of one architecture"
                 )
-    specs = {name: source.specs for name, source in inputs.sources.items()}
-    source = inputs.base_source
-    if base is not None and source is not None:
-        specs[base.given] = source.specs
-        if isinstance(source, Tower):
-            yield f"{base.given} is a whole CLIP and the experts are towers: its visual tower is the base"
-        for expert in inputs.experts:
-            if expert.path.samefile(base.path):
-                yield f"{expert.given} is the base as well: the task vector of this expert is zero"
-    check_specs(specs)
-    if pair := twins(inputs.sources):
+    yield from inputs.fitted.notes
+    for expert in inputs.experts if base is not None else ():
+        if expert.path.samefile(base.path):
+            yield f"{expert.given} is the base as well: the task vector of this expert is zero"
+    if pair := twins(inputs.fitted.experts):
         raise InputError(f"{pair[0]!r} and {pair[1]!r} hold the same tensors: each expert counts once")
-    yield from differences(specs)
-    origins = {
-        about["origin_fingerprint"]: about.get("origin") for about in _abouts(inputs, "origin_fingerprint")
-    }
-    if len(origins) > 1:
-        yield f"the experts come from different origins: {', '.join(map(str, origins.values()))}"
-
-
-def _abouts(inputs: Inputs, key: str) -> list[Mapping[str, Any]]:
-    return [expert.about for expert in inputs.experts if expert.about.get(key)]
+    origin = carried_origin([expert.about for expert in inputs.experts], base.about if base else None)
+    if "," in (named := origin.get("origin", "")):
+        yield f"the experts come from different origins: {', '.join(named.split(','))}"
 
 
 class _Finder:

@@ -10,9 +10,11 @@ import torch
 
 from neulig_ray import __version__
 from neulig_ray.cli.merge_inputs import Inputs, shortened
+from neulig_ray.cli.merge_origin import carried_origin
 from neulig_ray.errors import InputError
-from neulig_ray.merging.checkpoints import VISUAL, Tower, copy_tensors
+from neulig_ray.merging.checkpoints import copy_tensors
 from neulig_ray.merging.engine import Merge
+from neulig_ray.merging.fitting import VISUAL
 from neulig_ray.tensorfile import Spec, TensorWriter, file_metadata
 
 FORMAT = 1  # of files of weights, as models/weights.py has it; that module would import open_clip
@@ -64,13 +66,13 @@ class Output:
 
     @classmethod
     def of(cls, merge: Merge, inputs: Inputs, target: Path, dtype: torch.dtype | None) -> "Output":
-        source = inputs.base_source
-        whole = merge.method.name == FUSE and isinstance(source, Tower)
+        clip = inputs.base_source
+        whole = merge.method.name == FUSE and inputs.of_clip
         specs = merge.specs(dtype)
-        if whole and isinstance(source, Tower):
+        if whole and clip is not None:
             rest = {
                 name: Spec(s.shape, dtype if dtype and s.dtype.is_floating_point else s.dtype)
-                for name, s in source.clip.specs.items()
+                for name, s in clip.specs.items()
             }
             specs = rest | {VISUAL + name: spec for name, spec in specs.items()}
         return cls(merge, inputs, target, specs, _about(merge, inputs, whole), whole)
@@ -95,10 +97,10 @@ class Output:
         """Merge into the file. Raises StageError where it cannot be finished; then nothing is left of it."""
         with TensorWriter(self.target, self.specs, file_metadata(self.about)) as writer:
             self.merge.run(_InTower(writer) if self.whole else writer)
-            source = self.inputs.base_source
-            if self.whole and isinstance(source, Tower):
-                rest = [name for name in source.clip.specs if not name.startswith(VISUAL)]
-                copy_tensors(source.clip, rest, writer)
+            clip = self.inputs.base_source
+            if self.whole and clip is not None:
+                rest = [name for name in clip.specs if not name.startswith(VISUAL)]
+                copy_tensors(clip, rest, writer)
 
 
 def _about(merge: Merge, inputs: Inputs, whole: bool) -> dict[str, Any]:
@@ -113,6 +115,8 @@ def _about(merge: Merge, inputs: Inputs, whole: bool) -> dict[str, Any]:
     elif inputs.kind is not None:
         kind = inputs.kind
     same = {key: like[key] for key in _ARCHITECTURE if key in like} if whole or inputs.kind else {}
+    if inputs.kind == "tower" and not whole:
+        same |= carried_origin([expert.about for expert in inputs.experts], base.about if base else None)
     return {
         "format": FORMAT,
         "kind": kind,

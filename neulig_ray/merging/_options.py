@@ -22,7 +22,8 @@ PROVIDED = frozenset({"base", "survey", "statistics", "name", "start"})
 class About:
     """What an option means, and the interval that its value must lie in (`above` excludes its end).
 
-    `per_expert`: where the value is a list, it has one number for each expert.
+    `per_expert`: where the value is a list, it has one number for each expert. `instead`: a sentence, what to
+    use for numbers outside of the interval.
     """
 
     text: str
@@ -30,6 +31,7 @@ class About:
     at_least: float | None = None
     at_most: float | None = None
     per_expert: bool = False
+    instead: str = ""
 
     @property
     def bounded(self) -> bool:
@@ -113,7 +115,10 @@ class Option:
                     and (a.at_least is None or number >= a.at_least)
                     and (a.at_most is None or number <= a.at_most)
                 ):
-                    raise InputError(f"{where}, but it must lie in {a.interval()}: it is the {a.text}")
+                    instead = f". {a.instead}" if a.instead else ""
+                    raise InputError(
+                        f"{where}, but it must lie in {a.interval()}: it is the {a.text}{instead}"
+                    )
         return fitted
 
 

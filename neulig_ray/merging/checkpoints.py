@@ -14,9 +14,8 @@ from neulig_ray.errors import InputError
 from neulig_ray.merging.sources import SeveralFiles, Source, Under
 from neulig_ray.models.foreign.folders import INDEX, shards, weight_files
 from neulig_ray.models.foreign.pickles import REMEDY, NoWeights, TorchFile
-from neulig_ray.tensorfile import HEADER_KEY, Spec, TensorFile, looks_safe, not_read, unreadable
+from neulig_ray.tensorfile import HEADER_KEY, TensorFile, looks_safe, not_read, unreadable
 
-VISUAL = "visual."  # how a whole CLIP calls its visual tower
 _PIECE = 1 << 20  # numbers that are copied or compared at a time
 _SAMPLE = 64  # numbers at both ends of a tensor that tell most models apart
 _MOST_LISTED: Final = 5
@@ -125,30 +124,6 @@ def _notes(file: TorchFile) -> list[str]:
 def _some(items: Sequence[str]) -> str:
     rest = len(items) - _MOST_LISTED
     return ", ".join(items[:_MOST_LISTED]) + (f" and {rest} more" if rest > 0 else "")
-
-
-class Tower:
-    """The visual tower inside a whole CLIP: the tensors `visual.NAME`, under NAME."""
-
-    def __init__(self, clip: Source) -> None:
-        self.clip = clip
-        self.specs: Mapping[str, Spec] = {
-            name.removeprefix(VISUAL): spec for name, spec in clip.specs.items() if name.startswith(VISUAL)
-        }
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        return self.clip.read(VISUAL + name, start, stop)
-
-    def read_into(self, out: torch.Tensor, name: str, start: int = 0) -> None:
-        self.clip.read_into(out, VISUAL + name, start)
-
-
-def fitting_base(base: Source, experts: Source) -> Source:
-    """The base as it goes with the experts: its visual tower where it is a whole CLIP and they are towers."""
-    if base.specs.keys() == experts.specs.keys():
-        return base
-    tower = Tower(base)
-    return tower if tower.specs and tower.specs.keys() == experts.specs.keys() else base
 
 
 def twins(models: Mapping[str, Source]) -> tuple[str, str] | None:

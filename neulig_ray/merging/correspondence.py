@@ -1,20 +1,31 @@
 """Whether models can be merged at all: the same names, shapes and kinds of tensors."""
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
 from neulig_ray.errors import InputError
+from neulig_ray.factors import check_factors, is_integer
 from neulig_ray.tensorfile import Spec
 
 
 def check_specs(specs: Mapping[str, Mapping[str, Spec]]) -> None:
-    """Raises InputError unless all models have the same names, shapes and kinds (float or integer)."""
+    """Raises InputError unless all models have the same names, shapes and kinds (float or integer).
+
+    Adapters and quantised models are refused as such.
+    """
     if not specs:
         raise InputError("no model to merge: give at least one")
     if empty := [label for label, found in specs.items() if not found]:
         raise InputError(f"{empty[0]!r} holds no tensor: give a model's state dict")
+    for label, found in specs.items():
+        check_factors(label, found)
+    check_pairs(specs)
+
+
+def check_pairs(specs: Mapping[str, Mapping[str, Spec]]) -> None:
+    """The same for models that are known to hold whole weights."""
     (first, reference), *others = specs.items()
     for label, found in others:
         _check_names(first, reference, label, found)
@@ -31,10 +42,12 @@ def check_specs(specs: Mapping[str, Mapping[str, Spec]]) -> None:
                 )
 
 
-def _check_names(first: str, reference: Collection[str], label: str, found: Collection[str]) -> None:
-    odd = sorted({*reference} ^ {*found})
+def _check_names(first: str, reference: Mapping[str, Spec], label: str, found: Mapping[str, Spec]) -> None:
+    odd = sorted(reference.keys() ^ found.keys())
     if not odd:
         return
+    both = {**reference, **found}
+    odd.sort(key=lambda name: is_integer(both[name]))  # what can be lent is not what keeps them apart
     pairs = ((first, reference, label, found), (label, found, first, reference))
     for longer, long, shorter, short in pairs:
         if prefix := _prefix(long, short):
@@ -43,10 +56,17 @@ def _check_names(first: str, reference: Collection[str], label: str, found: Coll
                 f"and without it they are those of {shorter!r}; save {longer!r} anew without it"
             )
     owner, other = (first, label) if odd[0] in reference else (label, first)
-    near = difflib.get_close_matches(odd[0], odd[1:], n=1, cutoff=0.8)
-    raise InputError(
-        f"{first!r} and {label!r} cannot be merged: {owner!r} has {odd[0]!r} and {other!r} has not "
-        f"({len(odd)} such tensor{'s' * (len(odd) > 1)}{f'; near it: {near[0]!r}' if near else ''}); "
+    mine = reference if odd[0] in reference else found
+    names, rest = [name for name in odd if name in mine], [name for name in odd if name not in mine]
+    raise lacking(owner, other, names, rest)
+
+
+def lacking(owner: str, other: str, names: Sequence[str], rest: Collection[str]) -> InputError:
+    """The error for tensors that the model `owner` has and `other`, which has `rest` besides, has not."""
+    near = difflib.get_close_matches(names[0], rest, n=1, cutoff=0.8)
+    return InputError(
+        f"{owner!r} and {other!r} cannot be merged: {owner!r} has {names[0]!r} and {other!r} has not "
+        f"({len(names)} such tensor{'s' * (len(names) > 1)}{f'; near it: {near[0]!r}' if near else ''}); "
         "use models of one architecture, with the same names"
     )
 
@@ -87,19 +107,28 @@ def check_statistics(
                 )
 
 
-def differences(specs: Mapping[str, Mapping[str, Spec]]) -> list[str]:
-    """What to know of the dtypes of models that can be merged, as sentences: differences, and float64."""
+def differences(specs: Mapping[str, Mapping[str, Spec]], dtype: torch.dtype | None = None) -> list[str]:
+    """What to know of the dtypes of models that can be merged, as sentences: differences, and float64.
+
+    `dtype`: what the floats are written as, where that is not the first model's.
+    """
     (first, reference), *others = specs.items()
+    floats = [name for name, spec in reference.items() if spec.dtype.is_floating_point]
+
+    def arithmetic(names: Sequence[str]) -> str:
+        written = dict.fromkeys(_short(dtype or reference[name].dtype) for name in names)
+        return f"(the first: {names[0]}); merged in float32, written as {' and '.join(written)}"
+
     told = []
-    if wide := [name for name, spec in reference.items() if spec.dtype == torch.float64]:
-        told.append(f"{len(wide)} tensors of {first} are float64 (the first: {wide[0]}); merged in float32")
+    if wide := [name for name in floats if reference[name].dtype == torch.float64]:
+        told.append(f"{len(wide)} tensors of {first} are float64 {arithmetic(wide)}")
     for label, found in others:
-        odd = [name for name in reference if name in found and reference[name].dtype != found[name].dtype]
+        odd = [name for name in floats if name in found and reference[name].dtype != found[name].dtype]
         if odd:
             mine, theirs = reference[odd[0]].dtype, found[odd[0]].dtype
             told.append(
                 f"{len(odd)} tensors are {_short(theirs)} in {label} and {_short(mine)} in {first} "
-                f"(the first: {odd[0]}); merged in float32"
+                f"{arithmetic(odd)}"
             )
     return told
 

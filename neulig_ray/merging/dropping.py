@@ -70,7 +70,11 @@ def plan_dropping(
 
     def norms(tensors: torch.Tensor, base: torch.Tensor, name: str, start: int) -> torch.Tensor:
         left = plain(tensors, base, name, start)
-        return torch.stack((torch.sub(tensors, base).abs_().sum(1), left.abs_().sum(1))).double()
+        whole = torch.sub(tensors, base).abs_()
+        found = torch.stack((whole.sum(1), left.abs_().sum(1))).double()
+        if not found.isfinite().all():  # of large numbers float32 holds no sum
+            found = torch.stack((whole.double().sum(1), left.double().sum(1)))
+        return found
 
     sums: dict[str, torch.Tensor] = {}
     for piece, found in models.map("L1 norms", norms, elementwise=True):

@@ -2,19 +2,29 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from neulig_ray.errors import InputError, NotFinite
 from neulig_ray.merging._base import Method
 from neulig_ray.merging.correspondence import check_statistics
-from neulig_ray.merging.masks import MaskedModel, masked_specs, pack_masks
-from neulig_ray.merging.models import Models, Piece, check_finite, is_batchnorm_statistic
+from neulig_ray.merging.masks import MaskedModel, empty_masks, masked_specs, pack_masks
+from neulig_ray.merging.models import (
+    EXTREME,
+    Models,
+    NotFiniteInput,
+    Piece,
+    check_finite,
+    is_batchnorm_statistic,
+)
 from neulig_ray.merging.sources import Sink, Source, State, StateSink, StateSource, as_source
 from neulig_ray.tensorfile import Spec
 
 Buffers = Literal["average", "base"]
+Model = State | Source | nn.Module | Path | str
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,26 @@ class Merge:
         return self.method.masked and self.task is None
 
     def run(self, sink: Sink) -> None:
-        """Merge into `sink`. Raises InputError for NaN in an input, NotFinite for NaN in the result."""
+        """Merge into `sink`. Raises InputError for NaN in an input, NotFinite for NaN in the result.
+
+        A tensor with infinite numbers or NaN that is bit by bit the same in all models, as masks are, is
+        copied. Such tensors are looked for when the first one is met; then everything begins anew.
+        """
+        while True:
+            try:
+                self._run(sink)
+            except (NotFiniteInput, NotFinite):
+                if not self.models.set_constants_aside():
+                    raise
+                if not self.models.size:
+                    raise InputError(
+                        f"{self.models.labels[0]!r} holds no float parameter that differs between the "
+                        "models: there is nothing to merge"
+                    ) from None
+            else:
+                return
+
+    def _run(self, sink: Sink) -> None:
         models, method = self.models, self.method
         survey = None
         if method.survey is not None:
@@ -88,7 +117,12 @@ class Merge:
 
         def work(piece: Piece) -> None:
             tensors, known = models.inputs(piece, method.elementwise)
-            found = method.call(method.function, tensors, options=self.options, survey=survey, **known)
+            try:
+                found = method.call(method.function, tensors, options=self.options, survey=survey, **known)
+            except RuntimeError as error:  # torch's own for an option that is no float32
+                if "without overflow" not in str(error):
+                    raise
+                raise self._not_finite(piece.name, tensors) from error
             if self._masked:
                 shared, masks = found
                 sink.write(f"base/{piece.name}", known["base"], piece.start)
@@ -101,10 +135,7 @@ class Merge:
                     found = known["base"] + rescalers[self.task] * masks[self.task] * shared
                 sink.write(piece.name, found, piece.start)
             if not found.sum().isfinite() and not found.isfinite().all():
-                raise NotFinite(
-                    f"{method.name} gives NaN or infinite values in {piece.name!r} with the options "
-                    f"{dict(self.options)}: use a smaller scaling"
-                )
+                raise self._not_finite(piece.name, tensors)
 
         for _ in models.each("merging", pieces, work):
             pass
@@ -112,45 +143,93 @@ class Merge:
         for name in kept:
             self._keep(name, sink, prefix + name)
         if self._masked:
+            for name in models.constants:
+                empty_masks(sink, name, models.specs[name].numel, models.n)
             sink.write("rescalers", rescalers)
 
+    def _not_finite(self, name: str, tensors: Any) -> NotFinite:
+        """The error for a result that is not finite, though `tensors` are; names options that exist."""
+        schema = self.method.schema
+        told = f"{self.method.name} gives NaN or infinite values in {name!r}"
+        if self.options:
+            told += f" with the options {dict(self.options)}"
+        remedies = []
+        if "scaling" in schema:
+            remedies.append("use a smaller scaling")
+        elif "weights" in schema and self.options.get("normalize") is False:
+            remedies.append("use smaller weights")
+        largest = max(float(tensor.abs().max()) for tensor in tensors if tensor.numel())
+        if largest > EXTREME or not remedies:
+            remedies.append(
+                f"leave out models with numbers as large as {largest:.3g} there, or scale them down: merges "
+                "are computed in float32, which ends at 3.4e38"
+            )
+        return NotFinite(f"{told}: {', or '.join(remedies)}")
+
     def _keep(self, name: str, sink: Sink, target: str) -> None:
-        """Buffers by the one rule: BatchNorm statistics averaged or the base's, counters copied.
+        """Buffers by the one rule: BatchNorm statistics averaged or the base's, what is no parameter copied.
 
         They are never extrapolated: a task vector on running variances gives negative ones.
         """
-        base, experts = self.models.base, self.models.sources
+        models = self.models
+        if is_batchnorm_statistic(name) and name not in models.copied:
+            try:
+                sink.write(target, self._statistic(name))
+            except (NotFiniteInput, NotFinite):
+                if not models.same_in_all(name):
+                    raise
+            else:
+                return
+        source = models.base if self.buffers == "base" and models.base is not None else models.sources[0]
+        numel, step = models.specs[name].numel, models.piece_size
+        for at in range(0, numel, step):
+            sink.write(target, source.read(name, at, min(at + step, numel)), at)
+
+    def _statistic(self, name: str) -> torch.Tensor:
+        models, base = self.models, self.models.base
         if self.buffers == "base" and base is not None:
             found = base.read(name)
-            if found.is_floating_point():
-                check_finite(found[None], name, ["the base"])
-            sink.write(target, found)
-        elif is_batchnorm_statistic(name):
-            rows = torch.stack([source.read(name).float() for source in experts])
-            check_finite(rows, name, self.models.labels)
-            sink.write(target, rows.mean(0))
-        else:
-            sink.write(target, experts[0].read(name))
+            check_finite(found[None], name, ["the base"])
+            return found
+        rows = torch.stack([source.read(name).float() for source in models.sources])
+        check_finite(rows, name, models.labels, lambda i: models.sources[i].read(name))
+        found = rows.mean(0)
+        if not found.isfinite().all():
+            raise self._not_finite(name, rows)
+        return found
 
 
 def merge_with(
     method: Method,
-    experts: Mapping[str, State | Source],
-    base: State | Source | None = None,
+    experts: Mapping[str, Model],
+    base: Model | None = None,
     options: Mapping[str, Any] | None = None,
     buffers: Buffers = "average",
     *,
-    statistics: Sequence[State | Source] = (),
+    statistics: Sequence[Model] = (),
     threads: int = 1,
 ) -> dict[str, torch.Tensor]:
-    """The state, float32, that a streamed method merges `experts` into, in memory.
+    """The state that a streamed method merges `experts` into, in memory.
 
-    For a masked method: the tensors of `MaskedModel`. Raises InputError as `Models` and `Merge.of` do.
+    `experts`: label -> model, in the order of the merge; a model is a state dict, a torch module, or the path
+    of a safetensors file. The floats of the result are float32, whatever came in; all else keeps its dtype.
+    For a masked method: the tensors of `MaskedModel`.
+
+    Raises InputError for what is no model, and as `Models` and `Merge.of` do.
     """
+    if not isinstance(method, Method):
+        raise InputError(
+            f"{method!r} is no method: give one of neulig_ray.merging.METHODS, as METHODS['ties']"
+        )
+    if not isinstance(experts, Mapping):
+        raise InputError(
+            f"the experts are {type(experts).__name__}: give a mapping of labels to models, as "
+            '{"a": a, "b": b}'
+        )
     models = Models(
-        {label: as_source(model) for label, model in experts.items()},
-        None if base is None else as_source(base),
-        statistics=[as_source(found) for found in statistics],
+        {label: as_source(model, str(label)) for label, model in experts.items()},
+        None if base is None else as_source(base, "the base"),
+        statistics=[as_source(found, f"statistics {i}") for i, found in enumerate(statistics)],
         threads=threads,
     )
     merge = Merge.of(method, models, options, buffers)
@@ -161,8 +240,8 @@ def merge_with(
 
 def merge_masks(
     method: Method,
-    experts: Mapping[str, State | Source],
-    base: State | Source,
+    experts: Mapping[str, Model],
+    base: Model,
     options: Mapping[str, Any] | None = None,
     buffers: Buffers = "average",
 ) -> MaskedModel:

@@ -9,7 +9,9 @@ import torch
 from neulig_ray.errors import unknown
 from neulig_ray.merging.models import Piece
 from neulig_ray.merging.sources import Sink, Source
-from neulig_ray.tensorfile import Spec
+from neulig_ray.tensorfile import Spec, check_range
+
+_STEP = 1 << 20  # numbers that are written at a time
 
 
 def masked_specs(dense: Mapping[str, Spec], names: Sequence[str], n: int) -> dict[str, Spec]:
@@ -30,6 +32,15 @@ def pack_masks(sink: Sink, piece: Piece, masks: torch.Tensor, numel: int) -> Non
     packed = torch.from_numpy(np.packbits(masks.numpy(), axis=1))
     for task, row in enumerate(packed):
         sink.write(f"mask/{piece.name}", row, task * -(-numel // 8) + piece.start // 8)
+
+
+def empty_masks(sink: Sink, name: str, numel: int, n: int) -> None:
+    """Write of a tensor, which is the base's in every task, that no task changes it."""
+    for at in range(0, numel, _STEP):
+        sink.write(f"shared/{name}", torch.zeros(min(_STEP, numel - at)), at)
+    packed = n * -(-numel // 8)
+    for at in range(0, packed, _STEP):
+        sink.write(f"mask/{name}", torch.zeros(min(_STEP, packed - at), dtype=torch.uint8), at)
 
 
 @dataclass(frozen=True)
@@ -59,13 +70,18 @@ class MaskedModel:
         return self.labels.index(label)
 
     def tensor(self, name: str, task: int) -> torch.Tensor:
-        """A tensor of one task's model: base + r_t mask_t * shared, in the base's dtype."""
+        """A tensor of one task's model: base + r_t mask_t * shared, in the base's dtype.
+
+        Raises StageError where that dtype cannot hold a number.
+        """
         stored, spec = f"base/{name}", self.source.specs[f"base/{name}"]
         found = self.source.read(stored).view(spec.shape)
         if f"shared/{name}" in self.source.specs:
             rescaler = float(self.source.read("rescalers")[task])
             shared = self.source.read(f"shared/{name}").view(spec.shape).float()
-            found = (found.float() + rescaler * self.mask(name, task) * shared).to(spec.dtype)
+            wide = found.float() + rescaler * self.mask(name, task) * shared
+            found = wide.to(spec.dtype)
+            check_range(wide, found, name, "the masked model")
         return found.clone()
 
     def dense(self, label: str) -> dict[str, torch.Tensor]:

@@ -11,7 +11,8 @@ import torch
 
 from neulig_ray.errors import InputError
 from neulig_ray.merging._options import accepted
-from neulig_ray.merging.correspondence import check_specs
+from neulig_ray.merging.comparison import agree
+from neulig_ray.merging.fitting import fit
 from neulig_ray.merging.selection import Selection
 from neulig_ray.merging.sources import Source
 from neulig_ray.tensorfile import Spec
@@ -21,11 +22,16 @@ T = TypeVar("T")
 # are. Measured: pieces of less than 2^14 numbers cost more time in calls than in arithmetic.
 PIECE = 1 << 20
 _LARGEST_PIECE = 1 << 18  # of each, so that the threads' shares stay even
+EXTREME = 1e36  # beyond that, a sum of few numbers may leave float32
 
 
 def is_batchnorm_statistic(name: str) -> bool:
     """Whether a state dict's entry is a BatchNorm running mean or variance: a buffer, never a parameter."""
     return name.rsplit(".", 1)[-1] in ("running_mean", "running_var")
+
+
+class NotFiniteInput(InputError):
+    """A tensor that goes into a merge holds what is not finite, in the float32 of its arithmetic at least."""
 
 
 class Progress(Protocol):
@@ -59,7 +65,7 @@ class Lazy(Sequence[torch.Tensor]):
         source, spec = self._sources[index], self._sources[index].specs[self._name]
         found = torch.empty(spec.numel)
         source.read_into(found, self._name)
-        check_finite(found[None], self._name, [self._labels[index]])
+        check_finite(found[None], self._name, [self._labels[index]], lambda _: source.read(self._name))
         return found.view(spec.shape)
 
 
@@ -84,24 +90,42 @@ class Statistics(Mapping[str, torch.Tensor]):
         return len(self._source.specs)
 
 
-def check_finite(rows: torch.Tensor, name: str, labels: Sequence[str]) -> None:
-    """Raises InputError, naming tensor and model, when rows (n, size) hold NaN or infinite values."""
+def check_finite(
+    rows: torch.Tensor,
+    name: str,
+    labels: Sequence[str],
+    stored: Callable[[int], torch.Tensor] | None = None,
+) -> None:
+    """Raises NotFiniteInput, naming tensor and model, when rows (n, size) hold NaN or infinite values.
+
+    `stored(i)`: the numbers of row i as its model has them, which may be wider than float32.
+    """
     # A sum is several times cheaper than isfinite, and finite unless a number is not (or it overflows).
     if rows.sum().isfinite():
         return
-    for row, label in zip(rows, labels, strict=True):
-        if bad := int((~row.isfinite()).sum()):
-            raise InputError(
-                f"{label}: {name!r} holds NaN or infinite values ({bad} of the {row.numel()} looked at); "
-                "the training that wrote it failed: leave this model out or make it again"
+    for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        bad = int((~row.isfinite()).sum())
+        if not bad:
+            continue
+        if stored is not None and (numbers := stored(i)).isfinite().all():
+            raise NotFiniteInput(
+                f"{label}: {name!r} holds numbers beyond float32's largest, 3.4e38 "
+                f"({numbers.abs().max():.3g}), and merges are computed in float32: leave this model out, or "
+                "scale it down"
             )
+        raise NotFiniteInput(
+            f"{label}: {name!r} holds NaN or infinite values ({bad} of the {row.numel()} looked at) and is "
+            "not the same in all models, as a mask would be; if the training that wrote it failed, leave "
+            "this model out or make it again"
+        )
 
 
 class Models:
-    """n experts and, where it is given, their base.
+    """n experts and, where it is given, their base, under the experts' names (see `fit`).
 
     `experts`: label -> source, in the order of the merge. `statistics`: one source for each expert, of what
     was measured on it. `threads` workers share the pieces; results never depend on how many they are.
+    `constants`: what was found on the way to be no parameter (see `set_constants_aside`).
     """
 
     def __init__(
@@ -114,15 +138,16 @@ class Models:
         progress: Progress | None = None,
     ) -> None:
         """Raises InputError, naming two of them, when the models' tensors do not correspond."""
+        fitted = fit(experts, base)
         self.labels = tuple(experts)
-        self.sources = tuple(experts.values())
-        self.base = base
+        self.sources = tuple(fitted.experts.values())
+        self.base = fitted.base
+        self.copied = fitted.copied
+        self.constants: frozenset[str] = frozenset()
         self.statistics = tuple(statistics)
         self.threads = threads
         self._progress = progress
         self._buffers = local()
-        sources = {**experts, "the base": base} if base is not None else dict(experts)
-        check_specs({label: source.specs for label, source in sources.items()})
         if statistics and len(statistics) != len(experts):
             raise InputError(f"{len(statistics)} statistics for {len(experts)} experts: give one for each")
 
@@ -137,10 +162,11 @@ class Models:
     @property
     def names(self) -> tuple[str, ...]:
         """The float parameters, in the first expert's order: what methods decide about."""
+        others = self.copied | self.constants
         return tuple(
             name
             for name, spec in self.specs.items()
-            if spec.dtype.is_floating_point and not is_batchnorm_statistic(name)
+            if spec.dtype.is_floating_point and not is_batchnorm_statistic(name) and name not in others
         )
 
     @property
@@ -156,6 +182,21 @@ class Models:
     @property
     def _statistics_labels(self) -> list[str]:
         return [f"the statistics of {label}" for label in self.labels]
+
+    def same_in_all(self, name: str) -> bool:
+        """Whether all experts, and the base, have a tensor bit by bit the same."""
+        return agree([*self.sources, *([] if self.base is None else [self.base])], name)
+
+    def set_constants_aside(self) -> bool:
+        """Take tensors that no arithmetic is right for, and that are the same in all models, for constants.
+
+        Those are masks and the like, with NaN, infinite or extreme numbers. One model is read for them.
+        Returns whether there are any more than before.
+        """
+        source = self.sources[0]
+        found = [name for name in self.names if _extreme(source, name) and self.same_in_all(name)]
+        self.constants |= {*found}
+        return bool(found)
 
     def pieces(self, names: Sequence[str], elementwise: bool) -> list[Piece]:
         """Flat pieces of at most `piece_size` numbers, or whole tensors, the largest first."""
@@ -206,11 +247,12 @@ class Models:
         rows = self._rows("experts", self.n)[:, :size]
         for row, source in zip(rows, self.sources, strict=True):
             source.read_into(row, name, piece.start)
-        check_finite(rows, name, self.labels)
-        if self.base is not None:
+        check_finite(rows, name, self.labels, lambda i: self.sources[i].read(name, piece.start, piece.stop))
+        if (base := self.base) is not None:
             more["base"] = self._rows("base", 1)[0, :size]
-            self.base.read_into(more["base"], name, piece.start)
-            check_finite(more["base"][None], name, ["the base"])
+            base.read_into(more["base"], name, piece.start)
+            stored = lambda _: base.read(name, piece.start, piece.stop)  # noqa: E731
+            check_finite(more["base"][None], name, ["the base"], stored)
         if self.statistics and all(name in source.specs for source in self.statistics):
             more["statistics"] = self._rows("statistics", self.n)[:, :size]
             for row, source in zip(more["statistics"], self.statistics, strict=True):
@@ -272,3 +314,12 @@ def one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _extreme(source: Source, name: str) -> bool:
+    """Whether a tensor holds NaN, or a number that is infinite or nearly so in float32."""
+    numel = source.specs[name].numel
+    pieces = (
+        source.read(name, at, min(at + _LARGEST_PIECE, numel)) for at in range(0, numel, _LARGEST_PIECE)
+    )
+    return not all((piece.abs() < EXTREME).all() for piece in pieces)

@@ -10,6 +10,7 @@ import torch
 from neulig_ray.arrays import shared_tensor
 from neulig_ray.errors import unknown
 from neulig_ray.merging.correspondence import check_specs
+from neulig_ray.merging.fitting import check_integers
 from neulig_ray.merging.models import is_batchnorm_statistic
 from neulig_ray.merging.sources import State, StateSource
 
@@ -52,7 +53,9 @@ class ExpertStack:
     @classmethod
     def from_states(cls, states: Mapping[str, State]) -> "ExpertStack":
         """Copy the states; raises InputError, naming two of them, when their tensors do not correspond."""
-        check_specs({key: StateSource(state).specs for key, state in states.items()})
+        sources = {key: StateSource(state) for key, state in states.items()}
+        check_specs({key: source.specs for key, source in sources.items()})
+        check_integers(sources)
         layout = _layout(next(iter(states.values())))
         vectors = {
             key: torch.cat([state[e.name].detach().reshape(-1).to(torch.float32) for e in layout])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from neulig_ray.errors import InputError
 from neulig_ray.tensorfile import Spec, TensorFile
@@ -100,8 +101,35 @@ class StateSink:
         self.state[name].view(-1)[start : start + flat.numel()] = flat
 
 
-def as_source(model: "Source | State | Path | str") -> Source:
-    """A model as the engine reads it: a state dict, the path of a safetensors file, or a source already."""
+def as_source(model: "Source | State | nn.Module | Path | str", label: str = "a model") -> Source:
+    """A model as the engine reads it: a state dict or module, a safetensors file's path, or a source already.
+
+    Raises InputError, naming `label`, for anything else, and for entries that are no tensor of numbers.
+    """
     if isinstance(model, (str, Path)):
         return TensorFile(model)
-    return StateSource(model) if isinstance(model, Mapping) else model
+    if isinstance(model, nn.Module):
+        model = model.state_dict()
+    if isinstance(model, Mapping):
+        for name, tensor in model.items():
+            _check_tensor(label, name, tensor)
+        return StateSource(model)
+    if not all(hasattr(model, name) for name in ("specs", "read", "read_into")):
+        raise InputError(
+            f"{label} is {type(model).__name__}, which is no model: give a state dict (name -> tensor), a "
+            "torch module, or the path of a safetensors file"
+        )
+    return model
+
+
+def _check_tensor(label: str, name: object, tensor: object) -> None:
+    if not isinstance(name, str):
+        raise InputError(f"{label}: {name!r} is no name of a tensor: give a state dict (name -> tensor)")
+    if not isinstance(tensor, torch.Tensor):
+        raise InputError(
+            f"{label}: {name!r} is {type(tensor).__name__}, not a tensor: give a state dict (name -> tensor) "
+            "without it"
+        )
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        what = "on the device meta, without numbers" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}"
+        raise InputError(f"{label}: {name!r} is {what}, which is not merged: give a dense tensor of numbers")

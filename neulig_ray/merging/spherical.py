@@ -19,6 +19,11 @@ On = Annotated[
 ]
 Coefficients = dict[str, torch.Tensor]
 TINY = 1e-8  # a norm, or the sine of an angle, that directions cannot be told from
+# The length of a mean of unit vectors, or the sine of an angle near pi, that cannot be told from none: inner
+# products are exact to 1e-15 or so, lengths and angles there to the root of it.
+CANCELLED = 1e-5
+_SMALLEST = torch.finfo(torch.float32).tiny
+_LOSS = 32  # how many times larger than the result terms may be that are added up in float32
 
 
 def check_base(method: str, models: Models, on: str) -> None:
@@ -32,14 +37,23 @@ def check_base(method: str, models: Models, on: str) -> None:
 def coefficients(
     models: Models, on: str, rule: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ) -> Coefficients:
-    """name -> c float64 (n,): what `rule` makes of each tensor's norms (n,) and cosines (n, n).
+    """name -> c (n,): what `rule` makes of each tensor's norms (n,) and cosines (n, n), both float64.
 
-    The cosines of a zero tensor are zero. In float64: models of one origin are at small angles.
+    The cosines of a zero tensor are zero. In float64: models of one origin are at small angles. c is float32,
+    or float64 where the sum of the c_i x_i would be lost to rounding in float32.
     """
     products: dict[str, torch.Tensor] = {}
     for piece, found in models.map("angles", _products, elementwise=True, on=on):
         products[piece.name] = products[piece.name] + found if piece.name in products else found
-    return {name: rule(*_angles(gram)) for name, gram in products.items()}
+    return {name: _precise_enough(rule(*_angles(gram)), gram) for name, gram in products.items()}
+
+
+def _precise_enough(c: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
+    terms = c.abs() @ gram.diagonal().sqrt()
+    result = (c @ gram @ c).clamp(min=0).sqrt()
+    narrow = c.float()
+    held = narrow.isfinite().all() and (narrow.abs() >= _SMALLEST)[c != 0].all()
+    return narrow if held and terms <= _LOSS * result else c
 
 
 def _products(tensors: torch.Tensor, *, base: torch.Tensor | None = None, on: str) -> torch.Tensor:
@@ -65,5 +79,5 @@ def combine(
     tensors: torch.Tensor, base: torch.Tensor | None, on: str, coefficients: torch.Tensor
 ) -> torch.Tensor:
     """sum_i c_i x_i of tensors (n, size), or of their differences from the base, and then on top of it."""
-    found = coefficients.float() @ vectors(tensors, base, on)
+    found = (coefficients @ vectors(tensors, base, on).to(coefficients.dtype)).float()
     return found + base if on == "deltas" and base is not None else found

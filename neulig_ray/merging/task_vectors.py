@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
+from neulig_ray.merging.comparison import agree
 from neulig_ray.merging.correspondence import check_specs
-from neulig_ray.merging.models import check_finite, is_batchnorm_statistic
-from neulig_ray.merging.sources import State, StateSource
+from neulig_ray.merging.fitting import check_integers
+from neulig_ray.merging.models import NotFiniteInput, check_finite, is_batchnorm_statistic
+from neulig_ray.merging.sources import Source, State, StateSource
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class TaskVectors:
 
     A layer is one float parameter tensor; `base` has it in its shape, `deltas` as (n, numel), both float32.
     `buffers` are those of the merged model whatever the coefficients: BatchNorm statistics averaged over the
-    experts and never extrapolated, counters of the first expert.
+    experts and never extrapolated, counters of the first expert, and masks that hold infinite numbers.
     """
 
     base: Mapping[str, torch.Tensor]
@@ -31,9 +33,12 @@ class TaskVectors:
 
         Raises InputError when the models' tensors do not correspond, and for NaN or infinite parameters.
         """
+        sources: dict[str, Source] = {label: StateSource(state) for label, state in experts.items()}
         check_specs(
-            {"the base": StateSource(base).specs} | {k: StateSource(s).specs for k, s in experts.items()}
+            {"the base": StateSource(base).specs} | {k: source.specs for k, source in sources.items()}
         )
+        check_integers(sources)
+        everyone = [StateSource(base), *sources.values()]
         theta, deltas, buffers = {}, {}, {}
         for name, tensor in base.items():
             if is_batchnorm_statistic(name):
@@ -43,11 +48,19 @@ class TaskVectors:
             elif not tensor.is_floating_point():
                 buffers[name] = next(iter(experts.values()))[name].to(device, copy=True)
             else:
-                rows = torch.stack([s[name].detach().to(device).float().flatten() for s in experts.values()])
-                check_finite(rows, name, tuple(experts))
-                theta[name] = tensor.detach().to(device, torch.float32, copy=True)
-                check_finite(theta[name].view(1, -1), name, ["the base"])
-                deltas[name] = rows.sub_(theta[name].flatten())
+                stored = [state[name].detach() for state in experts.values()]
+                rows = torch.stack([t.to(device).float().flatten() for t in stored])
+                own = tensor.detach().to(device, torch.float32, copy=True)
+                try:
+                    check_finite(rows, name, tuple(experts), stored.__getitem__)
+                    check_finite(own.view(1, -1), name, ["the base"], [tensor].__getitem__)
+                except NotFiniteInput:
+                    if not agree(everyone, name):
+                        raise
+                    buffers[name] = own  # a mask, say: no parameter
+                    continue
+                theta[name] = own
+                deltas[name] = rows.sub_(own.flatten())
         return cls(theta, deltas, buffers)
 
     @property

@@ -8,14 +8,23 @@ import torch
 from neulig_ray.errors import InputError
 from neulig_ray.merging._options import About
 
+_SUBTRACTED = (
+    "To subtract what an expert learnt, use task-arithmetic with the base: its scaling takes negative "
+    "numbers, one for each expert"
+)
 GivenWeights = Annotated[
     tuple[float, ...],
-    About("weight of each expert, in the order of the merge", at_least=0, per_expert=True),
+    About(
+        "weight of each expert, in the order of the merge", at_least=0, per_expert=True, instead=_SUBTRACTED
+    ),
 ]
 Weights = Annotated[
     tuple[float, ...] | None,
     About(
-        "weight of each expert, in the order of the merge; without, all the same", at_least=0, per_expert=True
+        "weight of each expert, in the order of the merge; without, all the same",
+        at_least=0,
+        per_expert=True,
+        instead=_SUBTRACTED,
     ),
 ]
 Normalize = Annotated[bool, About("whether the weights are divided by their sum")]
@@ -31,4 +40,7 @@ def resolve_weights(method: str, weights: Sequence[float] | None, n: int, normal
         return found
     if not found.any():
         raise InputError(f"{method}: the weights are all zero: give one expert a weight at least")
-    return found / found.sum()
+    total = found.sum()
+    if not total.isfinite():
+        return found / found.max() / (found / found.max()).sum()
+    return found / total

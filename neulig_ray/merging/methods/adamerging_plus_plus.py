@@ -54,7 +54,11 @@ def agreeing(vectors: TaskVectors, bench: Workbench, density: float) -> TaskVect
     Trims as TIES does by default, ties of magnitude and sign included. Overwrites the vectors' deltas.
     """
     assert bench.base is not None
-    models = Models({k: StateSource(s) for k, s in bench.experts.items()}, StateSource(bench.base))
+    experts = {
+        label: StateSource({name: t for name, t in state.items() if name in vectors.deltas})
+        for label, state in bench.experts.items()
+    }
+    models = Models(experts, StateSource(bench.base))
     election = hold_election(models, density)
     for name, deltas in vectors.deltas.items():
         signs = elect(drop(deltas, election.cutoffs.of(name)), election.tie)

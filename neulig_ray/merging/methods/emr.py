@@ -30,7 +30,11 @@ def unify(tensors: torch.Tensor, base: torch.Tensor) -> tuple[torch.Tensor, torc
 def _survey(models: Models) -> Rescalers:
     def sizes(tensors: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
         _, largest, present = unify(tensors, base)
-        return torch.stack((torch.sub(tensors, base).abs_().sum(1), present @ largest)).double()
+        found = torch.stack((torch.sub(tensors, base).abs_().sum(1), present @ largest)).double()
+        if not found.isfinite().all():  # of large numbers float32 holds no sum
+            magnitudes = torch.sub(tensors, base).abs_().double()
+            found = torch.stack((magnitudes.sum(1), present.double() @ largest.double()))
+        return found
 
     # Means over tensors are added up: each tensor weighs the same, whatever its size.
     sums = torch.zeros(2, models.n, dtype=torch.float64)

@@ -17,6 +17,8 @@ Normalize = Annotated[
     bool, About("whether each expert's information is divided by its L2 norm over the model")
 ]
 
+_LEAST = 1e-25  # of a sum of information, for its products with parameters to be exact
+
 
 def measure(
     tower: nn.Module,
@@ -108,7 +110,15 @@ def fisher(
     known = survey > 0
     shares = resolve_weights("fisher", weights, len(tensors), normalize=True)
     shares = torch.where(known, shares / survey.where(known, 1), 0)
-    information *= (shares / shares.abs().max()).float()[:, None]
-    total = information.sum(0)
-    merged = (information * tensors).sum(0) / total
-    return merged.where(total != 0, tensors.mean(0))
+    shares = shares / shares.abs().max()
+    weighed = information * shares.float()[:, None]
+    total = weighed.sum(0)
+    merged = (weighed * tensors).sum(0) / total
+    # Squared gradients may be so small, or so large, that float32 does not hold their products.
+    lost = ~((total > _LEAST) & merged.isfinite())
+    if lost.any():
+        weighed, wide = information[:, lost].double() * shares[:, None], tensors[:, lost].double()
+        total = weighed.sum(0)
+        exact = ((weighed * wide).sum(0) / total).float()
+        merged[lost] = exact.where(total != 0, tensors.mean(0)[lost])
+    return merged

@@ -4,7 +4,7 @@ import torch
 
 from neulig_ray.merging import streamed
 from neulig_ray.merging.models import Models
-from neulig_ray.merging.spherical import TINY, Coefficients, On, check_base, coefficients, combine
+from neulig_ray.merging.spherical import CANCELLED, Coefficients, On, check_base, coefficients, combine
 from neulig_ray.merging.weights import Normalize, Weights, resolve_weights
 
 
@@ -20,7 +20,7 @@ def _survey(
 
     def rule(norms: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:
         length = (given @ cosines @ given).clamp(min=0).sqrt()
-        if length < TINY:
+        if length <= CANCELLED * given[norms > 0].sum():
             return given
         return torch.where(norms > 0, given / norms, 0) / length * (given @ norms)
 

@@ -11,6 +11,7 @@ from neulig_ray.merging.trimming import magnitudes
 
 GRID = (0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
 _TINY = torch.finfo(torch.float32).tiny
+_MOST_EXPERTS = 84  # n exp(n) is a float32
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,18 @@ class Ends:
 def compete(
     tensors: torch.Tensor, base: torch.Tensor, low: torch.Tensor, high: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The clamped task vectors and their balance beta = intra * inter, both (n, size)."""
+    """The clamped task vectors and their balance beta = intra * inter, both (n, size).
+
+    Of many experts, beta is relative to exp(n), where it would overflow; weights are shares of its range.
+    """
     deltas = torch.sub(tensors, base)
     signs = deltas.sign()
     clamped = deltas.abs_().clamp_(low, high)
     relative = (clamped - low).div_((high - low).clamp(min=_TINY))
-    intra = relative.square().mul_(len(tensors)).exp_()
+    intra = relative.square().mul_(len(tensors))
+    if len(tensors) > _MOST_EXPERTS:
+        intra -= len(tensors)
+    intra.exp_()
     relative *= signs
     inter = torch.zeros_like(relative)
     for s, other in enumerate(relative):  # tanh(tau_t tau_s) is symmetric: each pair once

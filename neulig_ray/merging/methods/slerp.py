@@ -7,7 +7,7 @@ import torch
 from neulig_ray.errors import NotApplicable
 from neulig_ray.merging import About, streamed
 from neulig_ray.merging.models import Models
-from neulig_ray.merging.spherical import TINY, Coefficients, On, check_base, coefficients, combine
+from neulig_ray.merging.spherical import CANCELLED, TINY, Coefficients, On, check_base, coefficients, combine
 
 
 def _two(models: Models, *, on: str) -> None:
@@ -34,7 +34,8 @@ def _survey(
     def rule(norms: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:
         cosine = cosines[0, 1]
         angle = cosine.acos()
-        if norms.min() == 0 or cosine.abs() > lerp_above or angle.sin() < TINY:
+        least = TINY if cosine > 0 else CANCELLED
+        if norms.min() == 0 or cosine.abs() > lerp_above or angle.sin() < least:
             return way
         return (way * angle).sin() / angle.sin()
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from neulig_ray.errors import InputError
+from neulig_ray.factors import check_factors
 from neulig_ray.models.archs import Arch
 from neulig_ray.models.clip import build_clip, skeleton
 from neulig_ray.models.foreign.checkpoints import Checkpoint, digest, locate, read_checkpoint
@@ -16,7 +17,7 @@ from neulig_ray.models.foreign.huggingface import PATCHES, clip_from
 from neulig_ray.models.origins import load_origin, origin_bytes, shipped
 from neulig_ray.models.sources import HUB, OriginSource
 from neulig_ray.models.weights import check_state, spec_of
-from neulig_ray.tensorfile import HEADER_KEY, TensorFile, looks_safe
+from neulig_ray.tensorfile import HEADER_KEY, Spec, TensorFile, looks_safe
 
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # in OpenAI's own files
 
@@ -90,6 +91,7 @@ def clip_of(checkpoint: Checkpoint, arch: Arch) -> Any:
     """The whole CLIP of a foreign checkpoint; raises InputError without a text tower, or for another arch."""
     checkpoint.check(arch, text=True)
     where, tensors = checkpoint.where, checkpoint.tensors
+    check_factors(where, {name: Spec(tuple(t.shape), t.dtype) for name, t in tensors.items()})
     of_transformers = any(name.endswith(PATCHES) for name in tensors)
     state = clip_from(tensors) if of_transformers else _unwrapped(tensors)
     spec = spec_of(skeleton(arch))

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from neulig_ray.errors import InputError
+from neulig_ray.factors import check_factors
 from neulig_ray.models.archs import ARCHS, Arch
 from neulig_ray.models.foreign.checkpoints import Checkpoint
 from neulig_ray.models.foreign.huggingface import PATCHES, tower_from
 from neulig_ray.models.weights import State, check_state, describe, tower_bytes, tower_spec
+from neulig_ray.tensorfile import Spec
 
 FIRST = "conv1.weight"  # the tensor by which an open_clip tower is known: visual.conv1.weight, say
 
@@ -34,6 +36,7 @@ def find_tower(checkpoint: Checkpoint, arch: Arch, projection: Callable[[], Tens
     """
     checkpoint.check(arch)
     tensors, where = checkpoint.tensors, checkpoint.where
+    check_factors(where, {name: Spec(tuple(t.shape), t.dtype) for name, t in tensors.items()})
     from_origin = False
     if patches := _towers(tensors, PATCHES, where):
         layout = "transformers"
