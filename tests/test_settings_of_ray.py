@@ -7,6 +7,7 @@ import errno
 import os
 import secrets
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -384,7 +385,7 @@ def failing(number: int) -> Callable[..., Any]:
 def test_a_folder_that_cannot_be_written(
     number: int, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_session: list[Any]
 ) -> None:
-    monkeypatch.setattr(ray_start.tempfile, "TemporaryFile", failing(number))
+    monkeypatch.setattr(tempfile, "TemporaryFile", failing(number))
     monkeypatch.setattr(ray_start, "_SOCKET_NAME", 10_000)
     text = refused_here(monkeypatch, TMPDIR=str(tmp_path))
     assert f"TMPDIR is {str(tmp_path)!r}" in text
