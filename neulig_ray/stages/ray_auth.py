@@ -47,10 +47,12 @@ def environment(settings: Mapping[str, str | None]) -> Iterator[None]:
 
     Not for a process in which Ray runs already.
     """
-    with variables({**{name: os.environ.get(name) for name in SETTINGS}, **settings}):
+    try:
+        with variables({**{name: os.environ.get(name) for name in SETTINGS}, **settings}):
+            _read_again()
+            yield
+    finally:
         _read_again()
-        yield
-    _read_again()
 
 
 def asks_for_token() -> bool:
