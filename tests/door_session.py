@@ -44,7 +44,7 @@ def session(*, wait: bool) -> None:
     before = settings()
     cluster = Cluster(None, (), say=told.append)
     cluster.start()
-    held = ray.remote(Held).remote()  # type: ignore[attr-defined]
+    held = ray.remote(Held).remote()
     node = ray._private.worker._global_node
     found = {
         "before": before,
@@ -68,16 +68,14 @@ def session(*, wait: bool) -> None:
 
 def commands() -> list[str]:
     """The command lines of this process's children, which everybody on the machine can read."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     return [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
 
 
 if __name__ == "__main__":
     session(wait=False)
-    ray.init = with_dashboard  # type: ignore[assignment]
+    ray.init = with_dashboard
     # Another Ray of this machine may have the agent's usual port; it would then do without.
-    parameter.RayParams = functools.partial(  # type: ignore[misc,assignment]
-        parameter.RayParams, dashboard_agent_listen_port=_free_port()
-    )
+    parameter.RayParams = functools.partial(parameter.RayParams, dashboard_agent_listen_port=_free_port())
     session(wait=True)

@@ -179,3 +179,11 @@ def test_afterwards_the_environment_is_as_before(session: Session) -> None:
     assert session.program.wait(PATIENCE) == 0, session.program.output
     found = session.told()[-1]
     assert found["after"] == found["before"] == session.first["before"]
+
+
+@pytest.mark.ray
+def test_no_record_of_a_run_holds_the_token(smallest_storage: Path) -> None:
+    token = os.environ["RAY_AUTH_TOKEN"].encode()
+    files = [file for file in smallest_storage.rglob("*") if file.is_file()]
+    assert {"results.json", "report.html", "mlflow.db"} <= {file.name for file in files}
+    assert not [file for file in files if token in file.read_bytes()]

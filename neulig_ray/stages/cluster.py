@@ -192,7 +192,7 @@ def _of_the_caller() -> bool:
 def _join(address: Address, options: dict[str, Any]) -> str:
     """ray.init at an address, which is returned without `auto`; refused after a bounded wait."""
     import ray
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # stubs lack it
 
     where = _found_here(address) if address.value == AUTO else address.value
     ray_auth.check_token_here(address.named)

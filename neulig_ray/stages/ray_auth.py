@@ -47,17 +47,19 @@ def environment(settings: Mapping[str, str | None]) -> Iterator[None]:
 
     Not for a process in which Ray runs already.
     """
-    with variables({name: os.environ.get(name) for name in SETTINGS} | settings):
+    try:
+        with variables({**{name: os.environ.get(name) for name in SETTINGS}, **settings}):
+            _read_again()
+            yield
+    finally:
         _read_again()
-        yield
-    _read_again()
 
 
 def asks_for_token() -> bool:
     """Whether this process talks to Ray with a token; a session that answers it otherwise is open to all."""
-    from ray._raylet import AuthenticationMode, get_authentication_mode
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
 
-    return bool(get_authentication_mode() == AuthenticationMode.TOKEN)
+    return bool(is_token_auth_enabled())
 
 
 def check_token_here(named: str) -> None:
@@ -116,7 +118,7 @@ def _read_again() -> None:
     Threads of a session that has just ended may still ask for its token, and Ray aborts the process where its
     mode wants one and there is none: that one then stays in Ray's memory, and opens nothing.
     """
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # stubs lack them
 
     Config.initialize("")
     if _token_here() or not asks_for_token():
