@@ -12,7 +12,8 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
 from neulig_ray.errors import InputError
 from neulig_ray.models.archs import ARCHS
-from neulig_ray.models.foreign import hub, tags
+from neulig_ray.models.foreign import tags
+from neulig_ray.models.foreign.folders import WEIGHTS
 from neulig_ray.models.sources import OriginSource
 from neulig_ray.paths import data_root
 from neulig_ray.stages.estimates import clip_bytes
@@ -117,7 +118,7 @@ def _cached(origin: Origin) -> bool:
     assert origin.fetch is not None
     source: OriginSource = origin.fetch.arguments["source"]
     if source.kind == "hub":
-        return _in_hub_cache(source.place, [file for files in hub.WEIGHTS.values() for file in files])
+        return _in_hub_cache(source.place, [file for files in WEIGHTS.values() for file in files])
     entry = tags.check_tag(ARCHS[origin.arch], source.place)
     repository, _, file = str(entry.get("hf_hub", "")).rpartition("/")
     if repository:

@@ -90,7 +90,8 @@ def read_checkpoint(path: Path, weights: str = "") -> Checkpoint:
 def _read(files: list[Path], weights: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors: dict[str, Tensor] = {}
     inert: list[str] = []
-    key, others = "", []
+    others: list[str] = []
+    key = ""
     for file in files:
         try:
             with file.open("rb") as stream:
@@ -112,10 +113,10 @@ def _read(files: list[Path], weights: str) -> tuple[dict[str, Tensor], dict[str,
                 f"{file} holds {min(twice)!r}, and so does another file beside it: one is too many"
             )
         tensors |= found
-    start = f"{weights}."
-    if weights and not key and any(name.startswith(start) for name in tensors):  # names that no dict holds
-        others += sorted({name.partition(".")[0] for name in tensors if not name.startswith(start)})
-        tensors = {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
+    head = f"{weights}."
+    if weights and not key and any(name.startswith(head) for name in tensors):  # names that no dict holds
+        others += sorted({name.partition(".")[0] for name in tensors if not name.startswith(head)})
+        tensors = {name.removeprefix(head): t for name, t in tensors.items() if name.startswith(head)}
         key = weights
     return tensors, {"inert": tuple(inert), "key": key, "others": tuple(others)}
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from neulig_ray.documents import MOST_BYTES, bounded_json
 from neulig_ray.errors import InputError
+from neulig_ray.tensorfile import unreadable
 
 OPEN_CLIP, TRANSFORMERS = "open_clip_config.json", "config.json"
 INDEX: Final = ".index.json"
@@ -87,7 +88,7 @@ def read_object(path: Path) -> dict[str, Any]:
             raise InputError(f"{path} has {size} bytes of JSON, and at most {MOST_BYTES} are read")
         found = bounded_json(path.read_bytes(), str(path))
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise unreadable(str(path), error) from error
     if not isinstance(found, dict):
         raise InputError(f"{path} holds no JSON object, but a {type(found).__name__}: download it again")
     return found

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 
 from neulig_ray.errors import InputError
-from neulig_ray.tensorfile import DTYPES, RESERVED, Reader, Spec, not_read
+from neulig_ray.tensorfile import DTYPES, RESERVED, Reader, Spec, not_read, unreadable, with_more_files
 
 SECONDS: Final = 60.0
 RATE: Final = 50e6  # bytes of a file for each further second
@@ -112,12 +112,16 @@ def _explored(path: Path, side: Path, weights: str, size: int) -> dict[str, Any]
     """What `unpickling` prints."""
     seconds = SECONDS + size / RATE
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", str(SCRIPT), str(path.absolute()), str(side), weights],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=seconds,
+        done = with_more_files(
+            lambda: subprocess.run(
+                [sys.executable, "-I", "-S", str(SCRIPT), str(path.absolute()), str(side), weights],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=seconds,
+            )
         )
+    except OSError as error:
+        raise unreadable(str(path), error) from error
     except subprocess.TimeoutExpired:
         raise NoWeights(
             path, f"looking through it took more than the {seconds:.0f} s that its size allows"

@@ -9,6 +9,7 @@ format, its format before 1.6, and plain pickles (task_vectors' `finetuned.pt`).
 """
 
 import collections
+import gc
 import io
 import json
 import math
@@ -89,7 +90,8 @@ class Tensor(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * WIDTHS[self.dtype]
+        numel = math.prod(self.shape)
+        return numel * WIDTHS[self.dtype]
 
 
 class DType(str):
@@ -182,7 +184,7 @@ _DTYPES = {
     "float8_e5m2fnuz": ("float8_e5m2fnuz", "", 1),
     "float8_e8m0fnu": ("F8_E8M0", "", 1),
 }
-WIDTHS = {name: width for name, _, width in _DTYPES.values()}
+WIDTHS: dict[str, int] = {name: width for name, _, width in _DTYPES.values()}
 REBUILT |= {("torch", torch_name): DType(name) for torch_name, (name, _, _) in _DTYPES.items()}
 REBUILT |= {
     (module, f"{storage}Storage"): DType(name)
@@ -580,6 +582,7 @@ def _limit_memory(size: int) -> None:
 def main(source: str, side: str, wanted: str) -> int:
     """Print the findings as JSON, or {"error": ...}."""
     sys.addaudithook(_refuse)
+    gc.disable()  # it would look through what a file builds again and again
     status = 1
     try:
         _limit_memory(os.stat(source).st_size)
