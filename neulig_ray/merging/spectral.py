@@ -55,6 +55,12 @@ def leading(matrix: torch.Tensor, count: int) -> Triplets:
     return u[:, :count], s[:count], vt[:count]
 
 
+def mean_strength(singular_values: torch.Tensor, rank: int) -> torch.Tensor:
+    """Their sum over the rank, also where float32 has room for the mean alone."""
+    total = singular_values.sum()
+    return total / rank if total.isfinite() else (singular_values / rank).sum()
+
+
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     """The nearest matrix with orthonormal columns: U V^T of its singular vectors (orthogonal Procrustes).
 

@@ -115,7 +115,7 @@ def fisher(
     total = weighed.sum(0)
     merged = (weighed * tensors).sum(0) / total
     # Squared gradients may be so small, or so large, that float32 does not hold their products.
-    lost = ~((total > _LEAST) & merged.isfinite())
+    lost = ~((total > _LEAST) & total.isfinite() & merged.isfinite())
     if lost.any():
         weighed, wide = information[:, lost].double() * shares[:, None], tensors[:, lost].double()
         total = weighed.sum(0)

@@ -3,7 +3,15 @@
 import torch
 
 from neulig_ray.merging import Scaling, Tensors, streamed, tuned
-from neulig_ray.merging.spectral import SCALINGS, Convolutions, is_matrix, leading, plus_mean, task_matrices
+from neulig_ray.merging.spectral import (
+    SCALINGS,
+    Convolutions,
+    is_matrix,
+    leading,
+    mean_strength,
+    plus_mean,
+    task_matrices,
+)
 
 
 @streamed("iso-c", paper="arXiv 2502.04959 (ICML 2025)")
@@ -27,4 +35,4 @@ def iso_c(
         total += matrix
     rank = min(total.shape)
     u, s, vt = leading(total, rank)
-    return base + scaling * (s.sum() / rank * (u @ vt)).view(base.shape)
+    return base + scaling * (mean_strength(s, rank) * (u @ vt)).view(base.shape)

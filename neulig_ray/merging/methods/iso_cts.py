@@ -10,6 +10,7 @@ from neulig_ray.merging.spectral import (
     Convolutions,
     is_matrix,
     leading,
+    mean_strength,
     orthogonal,
     plus_mean,
     task_matrices,
@@ -49,7 +50,7 @@ def iso_cts(
         for matrix in task_matrices(tensors, base):
             parts.append(leading(matrix - shared[0] @ (shared[0].T @ matrix), share))
     u, s, vt = (list(part) for part in zip(*parts, shared, strict=True))
-    strength = torch.cat(s).sum() / rank
+    strength = mean_strength(torch.cat(s), rank)
     left, right = orthogonal(torch.cat(u, 1)), orthogonal(torch.cat(vt).T)
     return base + scaling * (strength * (left @ right.T)).view(base.shape)
 
