@@ -23,6 +23,7 @@ from neulig_ray.stages.storage import Storage
 from neulig_ray.tasks import TASKS
 from neulig_ray.tasks._files import pictures
 from neulig_ray.tasks._protocols import paper_rows, standard_rows
+from neulig_ray.tasks._splits import with_every_class
 
 # The published sizes: train, test, val (the reference's "shadow").
 PAPER = {
@@ -175,3 +176,20 @@ def test_the_report_says_what_the_papers_test_images_are() -> None:
     assert "Protocol paper" not in page(protocol="standard", views=1)
     assert "in 2 views each" in page(protocol="paper", views=2)
     assert "evaluation transform" in page(protocol="paper", views=0)
+
+
+@given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=8), seed=st.integers(0, 5))
+def test_val_has_every_class_that_has_two_images(counts: list[int], seed: int) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    rows = with_every_class(standard_rows("any", seed, labels), labels, small="val", large="train")
+    assert sorted(np.concatenate(list(rows.values()))) == list(range(len(labels)))
+    have = [set(labels[rows[split]]) for split in ("train", "val")]
+    for label, count in enumerate(counts):
+        assert count < 2 or all(label in found for found in have)
+
+
+def test_no_image_moves_where_every_class_has_one() -> None:
+    labels = np.arange(500) % 10
+    before = standard_rows("any", 0, labels)
+    after = with_every_class(before, labels, small="val", large="train")
+    assert all(np.array_equal(before[split], after[split]) for split in before)

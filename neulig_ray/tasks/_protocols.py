@@ -15,13 +15,9 @@ VAL_SHARE, MOST_VAL = 0.1, 5000
 
 
 def standard_rows(task: str, seed: int, labels: Labels) -> dict[str, Labels]:
-    """Train and val rows of an official training split: val has 10 % of each class, at most 5000 images.
-
-    Val has at least one of each class that has two.
-    """
+    """Train and val rows of an official training split: val has 10 % of each class, at most 5000 images."""
     val = min(MOST_VAL, max(1, round(VAL_SHARE * len(labels))))
     rows = _splits.stratified(task, seed, labels, {"val": val, "train": len(labels) - val})
-    rows = _splits.with_every_class(rows, labels, small="val", large="train")
     return {name: np.sort(rows[name]) for name in ("train", "val")}
 
 
@@ -99,6 +95,7 @@ def _divide(task: Task, protocol: Protocol, seed: int, splits: Mapping[str, Pict
         if "val" in splits:
             return {"train": train, "val": splits["val"], "test": test}
         rows = standard_rows(task.name, seed, train.labels)
+        rows = _splits.with_every_class(rows, train.labels, small="val", large="train")
         return {"train": train.take(rows["train"]), "val": train.take(rows["val"]), "test": test}
     pool = pooled([train, splits["val"]]) if "val" in splits else train
     held_out = task.files.held_out if task.files and task.files.held_out else len(test)

@@ -62,4 +62,4 @@ def with_every_class(
     if not moved:
         return dict(rows)
     kept = rows[large][~np.isin(rows[large], moved)]
-    return {**rows, small: np.concatenate([rows[small], moved]), large: kept}
+    return {**rows, small: np.sort(np.concatenate([rows[small], moved])), large: np.sort(kept)}
