@@ -84,7 +84,7 @@ class Tracker:
         """
         results = results.assign(status=results["status"].map(redacted))
         wanted = projection.runs(self.experiment, results, trials, experts, cells, artifacts)
-        path = store.database(self.uri)
+        path = database(self.uri)
         if path and all_stand(path, self.experiment, self.artifact_location, wanted):
             return Recorded(len(wanted), 0)
         try:
