@@ -143,8 +143,8 @@ def _check(inputs: Inputs) -> Iterator[str]:
                     "models of one architecture"
                 )
     yield from inputs.fitted.notes
-    for expert in inputs.experts if base is not None else ():
-        if expert.path.samefile(base.path):
+    for expert in inputs.experts:
+        if base is not None and expert.path.samefile(base.path):
             yield f"{expert.given} is the base as well: the task vector of this expert is zero"
     if pair := twins(inputs.fitted.experts):
         raise InputError(f"{pair[0]!r} and {pair[1]!r} hold the same tensors: each expert counts once")
