@@ -104,7 +104,7 @@ class Storage:
                 f"--storage {self.uri!r} cannot be written: {error}. Name another folder or bucket, "
                 "or mend its permissions."
             ) from error
-        self._check_kinds(dict.fromkeys(FOLDERS, True) | {Top.CLAIMS: False})
+        self._check_kinds({**dict.fromkeys(FOLDERS, True), Top.CLAIMS: False})
 
     def check_experiment(self, name: str) -> None:
         """Raises InputError where an experiment's results could not be written into its folder."""
