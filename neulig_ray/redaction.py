@@ -7,19 +7,20 @@ from typing import Any, Final, TypeVar
 HIDDEN: Final = "***"
 T = TypeVar("T")
 
-_SCHEME: Final = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)"
+# Bounds keep the search linear in texts of any length.
+_SCHEME: Final = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,40}://)"
 # user:password@, the password with any sign but white space; what follows a host's colon is a port, and no
 # password, where it is a number.
-_PASSWORD: Final = re.compile(_SCHEME + r"[^\s/?#@:]*:(?!\d+(?:[/?#\s'\"]|$))\S*@")
-_USER: Final = re.compile(_SCHEME + r"[^\s/?#]+@")
-_QUERY: Final = re.compile(_SCHEME + r"(?P<place>[^\s?#]*)(?P<rest>[?#]\S+)")
+_PASSWORD: Final = re.compile(_SCHEME + r"[^\s/?#@:]{0,300}:(?!\d+(?:[/?#\s'\"]|$))\S{0,300}@")
+_USER: Final = re.compile(_SCHEME + r"[^\s/?#]{1,500}@")
+_QUERY: Final = re.compile(_SCHEME + r"(?P<place>[^\s?#]{0,1000})(?P<rest>[?#]\S+)")
 _PAIR: Final = re.compile(r"(?P<mark>[?#&;])(?P<name>[^=&;#]*)(?P<value>=[^&;#]*)?")
 _NAMED: Final = re.compile(
-    r"\b(?P<name>(?:[\w-]*[_-])?(?:token|password|passwd|secret|signature|sig|credentials?|"
+    r"\b(?P<name>(?:[\w-]{0,40}[_-])?(?:token|password|passwd|secret|signature|sig|credentials?|"
     r"(?:api|access|account|secret)[_-]?key(?:[_-]id)?))=(?P<value>[^\s&;,'\"]+)",
     re.IGNORECASE,
 )
-_END: Final = re.compile(r"['\")\].,:;>]*$")
+_AFTER: Final = "'\")].,:;>"  # what stands after an address in a sentence
 
 
 def redacted(text: str) -> str:
@@ -48,10 +49,9 @@ def without_secrets(value: T) -> T:
 
 def _without_values(found: re.Match[str]) -> str:
     rest = found["rest"]
-    end = _END.search(rest)
-    tail = end[0] if end else ""
-    hidden = _PAIR.sub(_without_value, rest[: len(rest) - len(tail)])
-    return f"{found['scheme']}{found['place']}{hidden}{tail}"
+    address = rest.rstrip(_AFTER)
+    hidden = _PAIR.sub(_without_value, address)
+    return f"{found['scheme']}{found['place']}{hidden}{rest[len(address) :]}"
 
 
 def _without_value(pair: re.Match[str]) -> str:
