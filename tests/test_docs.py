@@ -1,12 +1,14 @@
 """What the documentation shows works: its plugins load, its commands are the ones that CI runs."""
 
 import importlib.util
+import io
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import samples
 import torch
 
 from neulig_ray.merging import METHODS
@@ -14,6 +16,8 @@ from neulig_ray.merging.engine import merge_with
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import build_tower
 from neulig_ray.plugins import Plugin, load_plugins
+from neulig_ray.report.summary import tables
+from neulig_ray.stages.storage import Storage
 from neulig_ray.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
@@ -71,6 +75,49 @@ def test_readme_has_exactly_two_commands_and_ci_runs_these():
         assert f"command_of_readme {number}" in (ROOT / ".ci" / "run").read_text()
     assert "neulig run quickstart" in commands[0]
     assert "pytest" in commands[1]
+
+
+@pytest.fixture
+def readme_results():
+    specification = importlib.util.spec_from_file_location("results", ROOT / "scripts" / "readme_results.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_readmes_table_has_a_row_for_each_line_and_a_column_for_each_n(readme_results):
+    table = readme_results.compact(tables(samples.results()))
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert len(head) == 1 + len(tables(samples.results()))
+    assert [row[0] for row in rows] == [*readme_results.SHOWN, readme_results.ENTROPY]
+    assert {len(row) for row in rows} == {len(head)}
+    assert any("semi" in name for name in readme_results.SHOWN)
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").partition(readme_results.BEGIN)[2]
+    assert all(f"| {row[0]} |" in shown for row in rows)
+    assert all(f"n = {n}: {arch}" in shown for n in (2, 5) for arch in ("tiny-rn", "tiny-vit"))
+
+
+def test_a_readme_with_other_numbers_is_told(readme_results, tmp_path, monkeypatch, capsys):
+    """What CI runs on the results of README's first command."""
+    storage = Storage(str(tmp_path / "storage"))
+    stream = io.BytesIO()
+    samples.results().to_parquet(stream, index=False)
+    storage.write("quickstart/results.parquet", stream.getvalue())
+    storage.write("quickstart/results.json", b"{}")
+    readme = tmp_path / "README.md"
+    table = readme_results.compact(tables(samples.results()))
+    text = f"Before.\n{readme_results.BEGIN}\n{table}\n{readme_results.END}\nAfter.\n"
+    monkeypatch.setattr(readme_results, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["readme_results.py", "--check", storage.uri])
+    readme.write_text(text)
+    readme_results.main()
+    assert "README's table is that of these results" in capsys.readouterr().out
+    digit = table.rindex("0.")
+    readme.write_text(text.replace(table, f"{table[:digit]}9.{table[digit + 2 :]}"))
+    with pytest.raises(SystemExit, match="README's table is not that of these results"):
+        readme_results.main()
+    assert "9." in readme.read_text(), "--check writes nothing"
+    assert "readme_results.py --check neulig-storage" in (ROOT / ".ci" / "run").read_text()
 
 
 def test_the_pages_that_readme_links_to_exist():

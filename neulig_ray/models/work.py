@@ -3,7 +3,6 @@
 import functools
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import image_size, skeleton
@@ -12,6 +11,8 @@ from neulig_ray.models.clip import image_size, skeleton
 @functools.lru_cache(maxsize=64)
 def forward_flops(arch: str) -> int:
     """Floating-point operations of the visual tower on one image, counted without computing them."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton, which a finished run needs not
+
     size = image_size(ARCHS[arch])
     tower = skeleton(ARCHS[arch]).visual.eval()
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
