@@ -35,9 +35,9 @@ from torch.nn.functional import cross_entropy, normalize
 
 from neulig_ray.models.archs import ARCHS, Arch
 from neulig_ray.models.clip import build_tower, image_size, preprocess
-from neulig_ray.stages import prepare
-from neulig_ray.stages.prepare import load_split, task_job
-from neulig_ray.stages.storage import Storage
+from neulig_ray.stages import tasks as prepare
+from neulig_ray.stages.tasks import load_split, task_job
+from neulig_ray.storage.storage import Storage
 from neulig_ray.tasks import Split
 from neulig_ray.training.augmentation import augmented, draw
 from neulig_ray.training.execution import Execution, ahead

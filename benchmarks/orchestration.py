@@ -37,18 +37,18 @@ import torch
 from rich.console import Console
 
 from neulig_ray.cli.experiments import load
-from neulig_ray.config import Experiment
-from neulig_ray.stages import search
-from neulig_ray.stages.artifact import Artifact
-from neulig_ray.stages.cluster import Cluster
-from neulig_ray.stages.jobs import Failures, Made, Resources
+from neulig_ray.cluster.jobs import Failures, Made, Resources
+from neulig_ray.cluster.progress import Reporter, Stage
+from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.train.job import Step, TrainJob, Worker
+from neulig_ray.cluster.train.run import run_trainings
+from neulig_ray.experiment.config import Experiment
+from neulig_ray.pipeline.pipeline import STAGES, Pipeline
+from neulig_ray.pipeline.plan import Plan, make_plan
+from neulig_ray.stages import ligands as search
 from neulig_ray.stages.origins import store_file
-from neulig_ray.stages.pipeline import STAGES, Pipeline
-from neulig_ray.stages.plan import Plan, make_plan
-from neulig_ray.stages.progress import Reporter, Stage
-from neulig_ray.stages.storage import Storage
-from neulig_ray.stages.train_jobs import Step, TrainJob, Worker
-from neulig_ray.stages.training import run_trainings
+from neulig_ray.storage.artifact import Artifact
+from neulig_ray.storage.storage import Storage
 
 
 class Stopwatch(Reporter):

@@ -6,7 +6,7 @@ python scripts/methods_table.py
 import re
 from pathlib import Path
 
-from neulig_ray.cli.merge_flags import spelled
+from neulig_ray.cli.merge.flags import spelled
 from neulig_ray.merging import METHODS, Method
 
 ROOT = Path(__file__).parent.parent

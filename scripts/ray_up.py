@@ -4,7 +4,7 @@
 
 Launches, checks the nodes, submits `smallest` as a job, looks for its runs on the head's MLflow server, tears
 down, and sees that no process is left. Needs root; says SKIPPED with the reason where it cannot run. 11 to 19
-minutes on 2 CPU cores that much other work shared (2026-11-22). tests/test_ray_up.py runs it.
+minutes on 2 CPU cores that much other work shared (2026-11-22). tests/cluster/test_ray_up.py runs it.
 """
 
 import json

@@ -10,11 +10,11 @@ import difflib
 import re
 from pathlib import Path
 
+from neulig_ray.pipeline.results import read_results
+from neulig_ray.report.console import score_parts
 from neulig_ray.report.plots import png, scatter
-from neulig_ray.report.summary import Line, Table, tables
-from neulig_ray.report.table import score_parts
-from neulig_ray.stages.results import read_results
-from neulig_ray.stages.storage import Storage
+from neulig_ray.results.summary import Line, Table, tables
+from neulig_ray.storage.storage import Storage
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- quickstart: scripts/readme_results.py -->", "<!-- end -->"

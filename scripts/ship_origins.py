@@ -17,7 +17,7 @@ import torch
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import embed
 from neulig_ray.models.heads import accuracy, zero_shot_head
-from neulig_ray.models.origins import load_origin
+from neulig_ray.models.origin_files import load_origin
 from neulig_ray.stages.origins import FILE
 from neulig_ray.tasks import TASKS
 

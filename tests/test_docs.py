@@ -16,8 +16,8 @@ from neulig_ray.merging.engine import merge_with
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import build_tower
 from neulig_ray.plugins import Plugin, load_plugins
-from neulig_ray.report.summary import tables
-from neulig_ray.stages.storage import Storage
+from neulig_ray.results.summary import tables
+from neulig_ray.storage.storage import Storage
 from neulig_ray.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent

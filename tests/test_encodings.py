@@ -12,7 +12,7 @@ import pytest
 from conftest import REPOSITORY
 from samples import few_results
 
-from neulig_ray.stages.results import _decoded
+from neulig_ray.pipeline.results import _decoded
 
 FOLDERS = ("neulig_ray", "scripts", "experiments", "benchmarks")
 _TEXT_METHODS = {"read_text", "write_text"}
@@ -118,7 +118,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         about = {"experiment": name, "command": "neulig run ünï β"}
         (own / "results.json").write_text(json.dumps(about), encoding="utf-8")
         (folder / f"{name}.py").write_text(
-            '"""Übung β · ≥ 2"""\nfrom neulig_ray.config import Experiment\n'
+            '"""Übung β · ≥ 2"""\nfrom neulig_ray.experiment.config import Experiment\n'
             f'experiment = Experiment(name="{name}")\n',
             encoding="utf-8",
         )

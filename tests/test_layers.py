@@ -64,7 +64,8 @@ def test_tracking_and_report_know_the_table_but_no_model() -> None:
 
 def test_the_command_line_imports_no_engine() -> None:
     script = (
-        "import sys, neulig_ray.cli, neulig_ray.config, neulig_ray.cli.options, neulig_ray.cli.experiments;"
+        "import sys, neulig_ray.cli, neulig_ray.experiment.config, neulig_ray.cli.options;"
+        "import neulig_ray.cli.experiments;"
         "heavy = {'torch', 'ray', 'mlflow', 'open_clip', 'pandas', 'numpy', 'matplotlib'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
@@ -108,7 +109,7 @@ def test_help_of_an_experiment_lists_its_fields(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
         '"""Says what it is."""\n'
-        "from neulig_ray.config import Experiment\n"
+        "from neulig_ray.experiment.config import Experiment\n"
         'experiment = Experiment(name="mine")\n'
     )
     seconds, done = processor_seconds([sys.executable, "-m", "neulig_ray", "run", str(file), "--help"])

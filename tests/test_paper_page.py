@@ -7,13 +7,13 @@ import torch
 from conftest import REPOSITORY
 
 from neulig_ray.cli.experiments import load_file
-from neulig_ray.ligand.alignment import Offsets
+from neulig_ray.experiment.combinations import groups
 from neulig_ray.ligand.data import task_of
 from neulig_ray.ligand.schedule import Schedule
+from neulig_ray.ligand.weighted_offset import Offsets
 from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.merging.prediction import head_logits
-from neulig_ray.stages.combinations import groups
-from neulig_ray.stages.plan import make_plan
+from neulig_ray.pipeline.plan import make_plan
 from neulig_ray.tasks import TASKS
 from neulig_ray.tasks._protocols import paper_rows
 

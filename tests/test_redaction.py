@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from samples import everything, few_results
 
 from neulig_ray.cli import main
-from neulig_ray.config import Experiment
+from neulig_ray.cluster.jobs import told
 from neulig_ray.errors import InputError, StageError
+from neulig_ray.experiment.config import Experiment
+from neulig_ray.pipeline.plan import make_plan
+from neulig_ray.pipeline.results import write_results
 from neulig_ray.redaction import HIDDEN, redacted, without_secrets
 from neulig_ray.report.html import render
-from neulig_ray.stages.artifact import Artifact
-from neulig_ray.stages.jobs import told
-from neulig_ray.stages.plan import make_plan
-from neulig_ray.stages.results import write_results
-from neulig_ray.stages.storage import Storage
+from neulig_ray.storage.artifact import Artifact
+from neulig_ray.storage.storage import Storage
 from neulig_ray.tracking.mlflow import Tracker
 from neulig_ray.tracking.store import local_uri
 
@@ -137,7 +137,7 @@ def test_no_command_prints_it(
 ) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
-        "from neulig_ray.config import Experiment\n"
+        "from neulig_ray.experiment.config import Experiment\n"
         'experiment = Experiment(name="mine", tasks=("digits", "letters"), archs=("tiny-vit",))\n'
     )
     given = [word.format(file=file, folder=tmp_path / "storage") for word in command]

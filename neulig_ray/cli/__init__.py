@@ -6,27 +6,33 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from neulig_ray import __version__
-from neulig_ray.config import Experiment
 from neulig_ray.errors import InputError, StageError, unknown
+from neulig_ray.experiment.config import Experiment
 
 # command -> (module with a `main(command, arguments) -> int`, what it does)
 COMMANDS = {
     "run": (
-        "pipeline",
+        "run.command",
         "the whole pipeline; resumes; prints the merging-versus-ensembling table",
     ),
-    "pretrain": ("pipeline", "the pipeline up to the origins"),
-    "finetune": ("pipeline", "the pipeline up to the experts"),
-    "embed": ("pipeline", "the pipeline up to the embeddings"),
-    "search": ("pipeline", "the pipeline up to the ligands"),
-    "evaluate": ("pipeline", "the pipeline up to the results"),
-    "merge": ("merge", "one method over any state dicts, stand-alone: safetensors in, safetensors out"),
+    "pretrain": ("run.command", "the pipeline up to the origins"),
+    "finetune": ("run.command", "the pipeline up to the experts"),
+    "embed": ("run.command", "the pipeline up to the embeddings"),
+    "search": ("run.command", "the pipeline up to the ligands"),
+    "evaluate": ("run.command", "the pipeline up to the results"),
+    "merge": (
+        "merge.command",
+        "one method over any state dicts, stand-alone: safetensors in, safetensors out",
+    ),
     "report": ("report", "one self-contained HTML page for one or several experiments"),
-    "ls": ("ls", "tasks, archs, methods or experiments: what there is, with what each needs"),
+    "ls": ("ls.command", "tasks, archs, methods or experiments: what there is, with what each needs"),
     "import": ("import_", "an expert of another project: Hugging Face, open_clip, TALL masks, task_vectors"),
     "export": ("export", "a merged model or an expert for open_clip, Hugging Face, or as safetensors"),
     "storage": ("storage", "what is stored; are the hashes right; remove what nothing refers to"),
-    "doctor": ("doctor", "python, torch, GPUs, Ray, storage, MLflow, every node: what works, what to do"),
+    "doctor": (
+        "doctor.command",
+        "python, torch, GPUs, Ray, storage, MLflow, every node: what works, what to do",
+    ),
 }
 
 _USAGE = """\
@@ -105,7 +111,7 @@ def launch(experiment: Experiment, variants: Mapping[str, Experiment] | None = N
 
     `variants`: the file's own of that name; `--NAME` among the flags chooses one.
     """
-    from neulig_ray.cli.pipeline import run_command
+    from neulig_ray.cli.run.command import run_command
 
     tolerant_consoles()
     flags, prog = sys.argv[1:], sys.argv[0]

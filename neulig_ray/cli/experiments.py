@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import neulig_ray
-from neulig_ray.config import Experiment
 from neulig_ray.errors import InputError, did_you_mean, listed, shown
+from neulig_ray.experiment.config import Experiment
 
 FOLDER = Path("experiments")
 Variants = Mapping[str, Experiment]

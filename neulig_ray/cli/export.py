@@ -44,8 +44,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
 
 def _export(given: argparse.Namespace, command: str) -> list[Path]:
-    from neulig_ray.models.foreign import export
-    from neulig_ray.models.weights import read_tower
+    from neulig_ray.models.formats import export
+    from neulig_ray.models.tower_files import read_tower
 
     tower, metadata = read_tower(Path(given.file))
     if given.format == "safetensors":
@@ -54,7 +54,7 @@ def _export(given: argparse.Namespace, command: str) -> list[Path]:
     origin = given.origin or _own_origin(metadata, given.file)
     about = {**metadata, "text_tower": origin}
     if given.format == "hf":
-        from neulig_ray.models.foreign.huggingface import config_of
+        from neulig_ray.models.formats.huggingface import config_of
 
         config_of(arch)  # refuses before anything is downloaded
     from neulig_ray.stages.origins import open_stored
@@ -75,7 +75,7 @@ def _export(given: argparse.Namespace, command: str) -> list[Path]:
 
 def _arch(metadata: dict[str, Any], where: str) -> Any:
     from neulig_ray.models.archs import ARCHS
-    from neulig_ray.models.weights import check_arch
+    from neulig_ray.models.tower_files import check_arch
 
     arch = ARCHS[metadata["arch"]]
     check_arch(metadata, arch, where)

@@ -13,8 +13,8 @@ from neulig_ray.plugins import load_plugins, read_plugins
 from neulig_ray.redaction import redacted
 
 if TYPE_CHECKING:
-    from neulig_ray.models.foreign.checkpoints import Checkpoint
-    from neulig_ray.models.foreign.towers import Tower
+    from neulig_ray.models.formats.checkpoints import Checkpoint
+    from neulig_ray.models.formats.towers import Tower
 
 _SOURCES = """\
 SOURCE is one of
@@ -70,10 +70,10 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
 def _import(given: argparse.Namespace) -> int:
     from neulig_ray.models.archs import ARCHS
-    from neulig_ray.models.foreign.checkpoints import locate, read_checkpoint
-    from neulig_ray.models.foreign.origins import check_origin
-    from neulig_ray.models.foreign.towers import expert_bytes, find_tower
-    from neulig_ray.models.sources import parse_origin
+    from neulig_ray.models.formats.checkpoints import locate, read_checkpoint
+    from neulig_ray.models.formats.origins import check_origin
+    from neulig_ray.models.formats.towers import expert_bytes, find_tower
+    from neulig_ray.models.origin_source import parse_origin
     from neulig_ray.tasks import TASKS
 
     arch, origin = ARCHS[given.arch], parse_origin(given.origin)
@@ -121,13 +121,13 @@ def _tell(checkpoint: "Checkpoint", tower: "Tower") -> None:
 
 def _write(given: argparse.Namespace, data: bytes) -> None:
     if given.out is not None:
-        from neulig_ray.models.foreign.export import write_whole
+        from neulig_ray.models.formats.export import write_whole
 
         write_whole(given.out, data)
         print(f"wrote {given.out}; in an experiment: --experts {given.out}")
         return
-    from neulig_ray.stages.imported import store_bytes, stored_name
-    from neulig_ray.stages.storage import Storage
+    from neulig_ray.stages.imported_experts import store_bytes, stored_name
+    from neulig_ray.storage.storage import Storage
 
     storage = Storage(given.storage)
     storage.check_writable()

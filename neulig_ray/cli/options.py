@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from neulig_ray.config import Experiment, check_values
 from neulig_ray.errors import InputError, unknown
+from neulig_ray.experiment.config import Experiment, check_values
 from neulig_ray.plugins import load_plugins, read_plugins
 
 
@@ -81,7 +81,7 @@ def check(experiment: Experiment) -> None:
 
     Within a fraction of a second: nothing heavy is imported for it, unless a plugin does.
     """
-    from neulig_ray.names import check_names  # numpy, which --help need not wait for
+    from neulig_ray.pipeline.names import check_names  # numpy, which --help need not wait for
 
     load_plugins(read_plugins(experiment.plugins))
     check_names(experiment)

@@ -7,8 +7,8 @@ from pathlib import Path
 from neulig_ray.cli.experiments import choose, described, load_file
 from neulig_ray.cli.options import check, parse
 from neulig_ray.errors import InputError
-from neulig_ray.layout import Top
 from neulig_ray.outputs import check_output, write_output
+from neulig_ray.storage.layout import Top
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
@@ -24,7 +24,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
         about = described(file.about, file.variants)
         experiment, options = parse(experiment, flags, prog=f"neulig {command} {names[0]}", description=about)
         check(experiment)
-        from neulig_ray.cli.session import Session
+        from neulig_ray.pipeline.run import Session
 
         with Session(experiment, options) as session:
             if options.dry_run:
@@ -47,9 +47,9 @@ def _several(names: Sequence[str], flags: Sequence[str], out: Path | None) -> in
 
     from rich.console import Console
 
+    from neulig_ray.pipeline.results import read_results
     from neulig_ray.report.html import render
-    from neulig_ray.stages.results import read_results
-    from neulig_ray.stages.storage import Storage
+    from neulig_ray.storage.storage import Storage
 
     frames, provenance, uri = {}, {}, ""
     for name, (experiment, options) in found.items():

@@ -10,9 +10,9 @@ from rich.table import Table
 
 from neulig_ray.cli.units import size
 from neulig_ray.errors import InputError
-from neulig_ray.stages import scratch
-from neulig_ray.stages.inventory import Stored, Survey, damaged, foreign, imports, referred, survey
-from neulig_ray.stages.storage import Storage
+from neulig_ray.storage import scratch
+from neulig_ray.storage.inventory import Stored, Survey, damaged, foreign, imports, referred, survey
+from neulig_ray.storage.storage import Storage
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
@@ -72,7 +72,7 @@ def _barred(storage: Storage, found: Survey, useless: Sequence[Stored]) -> Itera
 
 
 def _prune(storage: Storage, found: Survey, yes: bool, imported: bool) -> int:
-    from neulig_ray.stages.running import in_use  # imports torch: seconds
+    from neulig_ray.pipeline.active_runs import in_use  # imports torch: seconds
 
     running = in_use(storage)
     keep = referred(storage) | running

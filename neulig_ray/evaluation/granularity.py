@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from neulig_ray.config import GRANULARITIES
 from neulig_ray.errors import unknown
-from neulig_ray.evaluation.bench import Bench, choose
+from neulig_ray.evaluation.context import Bench, choose
+from neulig_ray.experiment.config import GRANULARITIES
 from neulig_ray.seeds import stable_generator
 
 BatchRule = Callable[[torch.Tensor], torch.Tensor]

@@ -8,7 +8,7 @@ from safetensors.torch import load
 
 from neulig_ray.documents import bounded_json
 from neulig_ray.ligand.portland import Portland
-from neulig_ray.tensorfile import HEADER_KEY, RESERVED, file_metadata, to_bytes
+from neulig_ray.weights.tensor_file import HEADER_KEY, RESERVED, file_metadata, to_bytes
 
 
 def ligand_bytes(portland: Portland, about: Mapping[str, Any]) -> bytes:

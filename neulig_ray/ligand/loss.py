@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch.nn.functional import cross_entropy
 
-from neulig_ray.ligand.alignment import alignment_loss
 from neulig_ray.ligand.portland import Portland
+from neulig_ray.ligand.weighted_offset import alignment_loss
 
 Objective = Literal["sup", "semi"]
 

@@ -108,9 +108,9 @@ def measured(
     """Declare a streamed function that also sees statistics of each expert over its own task's images.
 
     `measure(tower, images, head, **options)` collects them once for each expert: `tower` an nn.Module in eval
-    mode with the expert's weights, `images` (merging/workbench.py) of its own task, `head` (C, d); it returns
-    name -> tensor, the same names for every expert. The merging function finds those of its tensor in its
-    keyword `statistics`, a sequence with one mapping (name -> tensor, read when indexed) for each expert;
+    mode with the expert's weights, `images` (merging/adaptation_inputs.py) of its own task, `head` (C, d); it
+    returns name -> tensor, the same names for every expert. The merging function finds those of its tensor in
+    its keyword `statistics`, a sequence with one mapping (name -> tensor, read when indexed) for each expert;
     elementwise functions find there the pieces (n, size) of the statistics that have the tensor's name, which
     must have its shape, and nothing where there are none.
     Options of `measure` are options of the method.

@@ -9,7 +9,7 @@ import torch
 
 from neulig_ray.errors import InputError, TrainingDiverged
 from neulig_ray.merging._options import About
-from neulig_ray.merging.workbench import Workbench, endless
+from neulig_ray.merging.adaptation_inputs import Workbench, endless
 
 Steps = Annotated[int, About("number of optimiser steps, each on one batch of every task", at_least=0)]
 BatchSize = Annotated[int, About("number of images of each task in a step", at_least=1)]

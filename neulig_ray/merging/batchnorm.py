@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from neulig_ray.errors import InputError
-from neulig_ray.merging.sources import State
+from neulig_ray.weights.sources import State
 
 
 def _batchnorms(tower: nn.Module) -> list[_BatchNorm]:

@@ -9,11 +9,11 @@ from torch.func import functional_call
 from neulig_ray.errors import InputError
 from neulig_ray.merging._options import About
 from neulig_ray.merging.adaptation import backward_each, entropy, minimise, task_batches
-from neulig_ray.merging.correspondence import check_specs
+from neulig_ray.merging.adaptation_inputs import Workbench
 from neulig_ray.merging.prediction import head_logits
-from neulig_ray.merging.sources import State, StateSource
 from neulig_ray.merging.task_vectors import TaskVectors
-from neulig_ray.merging.workbench import Workbench
+from neulig_ray.weights.compatibility import check_specs
+from neulig_ray.weights.sources import State, StateSource
 
 Level = Annotated[
     Literal["layer", "task"], About("one coefficient for each parameter tensor and task, or for each task")

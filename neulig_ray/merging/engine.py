@@ -10,7 +10,6 @@ from torch import nn
 
 from neulig_ray.errors import InputError, NotFinite
 from neulig_ray.merging._base import Method
-from neulig_ray.merging.correspondence import check_statistics
 from neulig_ray.merging.masks import MaskedModel, empty_masks, masked_specs, pack_masks
 from neulig_ray.merging.models import (
     EXTREME,
@@ -20,8 +19,9 @@ from neulig_ray.merging.models import (
     check_finite,
     is_batchnorm_statistic,
 )
-from neulig_ray.merging.sources import Sink, Source, State, StateSink, StateSource, as_source
-from neulig_ray.tensorfile import Spec
+from neulig_ray.weights.compatibility import check_statistics
+from neulig_ray.weights.sources import Sink, Source, State, StateSink, StateSource, as_source
+from neulig_ray.weights.tensor_file import Spec
 
 Buffers = Literal["average", "base"]
 Model = State | Source | nn.Module | Path | str

@@ -11,11 +11,11 @@ import torch
 
 from neulig_ray.errors import InputError
 from neulig_ray.merging._options import accepted
-from neulig_ray.merging.comparison import agree
-from neulig_ray.merging.fitting import fit
 from neulig_ray.merging.selection import Selection
-from neulig_ray.merging.sources import Source
-from neulig_ray.tensorfile import Spec
+from neulig_ray.weights.comparison import agree
+from neulig_ray.weights.fitting import fit
+from neulig_ray.weights.sources import Source
+from neulig_ray.weights.tensor_file import Spec
 
 T = TypeVar("T")
 # Numbers of all experts together in one piece: each thread holds 4 MiB of them, however many experts there

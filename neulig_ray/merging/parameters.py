@@ -9,10 +9,10 @@ import torch
 
 from neulig_ray.arrays import shared_tensor
 from neulig_ray.errors import unknown
-from neulig_ray.merging.correspondence import check_specs
-from neulig_ray.merging.fitting import check_integers
 from neulig_ray.merging.models import is_batchnorm_statistic
-from neulig_ray.merging.sources import State, StateSource
+from neulig_ray.weights.compatibility import check_specs
+from neulig_ray.weights.fitting import check_integers
+from neulig_ray.weights.sources import State, StateSource
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
-from neulig_ray.merging.comparison import agree
-from neulig_ray.merging.correspondence import check_specs
-from neulig_ray.merging.fitting import check_integers
 from neulig_ray.merging.models import NotFiniteInput, check_finite, is_batchnorm_statistic
-from neulig_ray.merging.sources import Source, State, StateSource
+from neulig_ray.weights.comparison import agree
+from neulig_ray.weights.compatibility import check_specs
+from neulig_ray.weights.fitting import check_integers
+from neulig_ray.weights.sources import Source, State, StateSource
 
 
 @dataclass(frozen=True)

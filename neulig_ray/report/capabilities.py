@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import pandas as pd
 
-from neulig_ray.report.published import Published
-from neulig_ray.report.schema import OK
+from neulig_ray.report.published_rows import Published
+from neulig_ray.results.schema import OK
 
 COLUMNS: Final = ("ViT", "CNN", "diverse origins", "ensembling", "theory")
 _MARKS: Final = {"yes": "✓", "no": "–", "partly": "(✓)"}

@@ -9,13 +9,13 @@ import pandas as pd
 
 from neulig_ray.redaction import without_secrets
 from neulig_ray.report import plots
-from neulig_ray.report.beside import not_beside, notes_beside, rows_beside
 from neulig_ray.report.capabilities import capabilities
+from neulig_ray.report.console import extras, gap_style, number
 from neulig_ray.report.page import STYLE
-from neulig_ray.report.published import Published, names, published
-from neulig_ray.report.summary import Line, Score, Table, tables
-from neulig_ray.report.table import extras, gap_style, number
-from neulig_ray.report.variants import GRANULARITIES, KNOWS_TASK, labels
+from neulig_ray.report.published_html import not_beside, notes_beside, rows_beside
+from neulig_ray.report.published_rows import Published, names, published
+from neulig_ray.results.summary import Line, Score, Table, tables
+from neulig_ray.results.variants import GRANULARITIES, KNOWS_TASK, labels
 
 _SECTION_TITLES: Final = {
     "reference": "Floor and ceiling",

@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 
 import pandas as pd
 
-from neulig_ray.report.summary import points, variants
-from neulig_ray.report.variants import GRANULARITIES, KNOWS_TASK, Variant
+from neulig_ray.results.summary import points, variants
+from neulig_ray.results.variants import GRANULARITIES, KNOWS_TASK, Variant
 
 INK, PAPER = "#1f2937", "#ffffff"
 BLUE, ORANGE, GREY = "#2f6fde", "#e07a1f", "#8a8f98"

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from neulig_ray.cluster.device import device
+from neulig_ray.cluster.jobs import Job, Made
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import build_tower, embed
-from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.experts import load_expert
-from neulig_ray.stages.jobs import Job, Made
 from neulig_ray.stages.origins import load_clip
-from neulig_ray.stages.placement import device
-from neulig_ray.stages.prepare import array_bytes, load_split, read_array
-from neulig_ray.stages.storage import Storage
+from neulig_ray.stages.tasks import array_bytes, load_split, read_array
+from neulig_ray.storage.artifact import Artifact
+from neulig_ray.storage.storage import Storage
 from neulig_ray.tasks._base import SPLITS
 
 VERSION = 1

@@ -5,19 +5,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from neulig_ray.config import Experiment
+from neulig_ray.cluster.jobs import Failures, Job
 from neulig_ray.evaluation.rows import Row
+from neulig_ray.experiment.catalog import ArchModels
+from neulig_ray.experiment.combinations import Group, origin_of
+from neulig_ray.experiment.config import Experiment
+from neulig_ray.experiment.method_spec import MethodSpec
 from neulig_ray.ligand.data import Combination, task_of
-from neulig_ray.report.schema import failed
-from neulig_ray.stages import measurements
-from neulig_ray.stages.artifact import Artifact
-from neulig_ray.stages.combinations import Group, origin_of
-from neulig_ray.stages.jobs import Failures, Job
-from neulig_ray.stages.methods import MethodSpec
-from neulig_ray.stages.models import ArchModels
-from neulig_ray.stages.search import Cell
+from neulig_ray.results.schema import failed
+from neulig_ray.stages import evaluation_jobs as measurements
+from neulig_ray.stages.ligands import Cell
 from neulig_ray.stages.statistics import statistics_job
-from neulig_ray.stages.storage import Storage
+from neulig_ray.storage.artifact import Artifact
+from neulig_ray.storage.storage import Storage
 
 VERSION = 1
 

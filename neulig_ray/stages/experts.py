@@ -8,19 +8,19 @@ from typing import Any
 
 import torch
 
-from neulig_ray.config import Experiment
+from neulig_ray.cluster.jobs import Job, Made
+from neulig_ray.cluster.train.job import Step, Worker
+from neulig_ray.experiment.combinations import collaborator
+from neulig_ray.experiment.config import Experiment
 from neulig_ray.models.archs import ARCHS, FinetuneRecipe
 from neulig_ray.models.heads import zero_shot_head
-from neulig_ray.models.weights import describe, read_tower, tower_bytes
+from neulig_ray.models.tower_files import describe, read_tower, tower_bytes
 from neulig_ray.models.work import forward_flops
-from neulig_ray.stages.artifact import Artifact
-from neulig_ray.stages.combinations import collaborator
-from neulig_ray.stages.jobs import Job, Made
 from neulig_ray.stages.origins import Origin, load_clip
-from neulig_ray.stages.prepare import array_bytes, load_split, read_array
-from neulig_ray.stages.recipes import override
-from neulig_ray.stages.storage import Storage
-from neulig_ray.stages.train_jobs import Step, Worker
+from neulig_ray.stages.recipe_changes import override
+from neulig_ray.stages.tasks import array_bytes, load_split, read_array
+from neulig_ray.storage.artifact import Artifact
+from neulig_ray.storage.storage import Storage
 from neulig_ray.tasks import Task
 from neulig_ray.training.finetune import finetune
 

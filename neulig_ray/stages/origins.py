@@ -7,26 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neulig_ray.config import Experiment
+from neulig_ray.cluster.jobs import Job, Made
+from neulig_ray.cluster.train.job import Step, Worker
 from neulig_ray.errors import InputError
+from neulig_ray.experiment.config import Experiment
 from neulig_ray.models import clip as clip_models
-from neulig_ray.models import origins as origin_files
+from neulig_ray.models import origin_files
 from neulig_ray.models.archs import ARCHS, PretrainRecipe
-from neulig_ray.models.foreign.checkpoints import digest
-from neulig_ray.models.foreign.origins import (
+from neulig_ray.models.formats.checkpoints import digest
+from neulig_ray.models.formats.origins import (
     check_origin,
     foreign_origin_bytes,
     is_ours,
     open_origin,
 )
-from neulig_ray.models.sources import OriginSource, parse_origin
+from neulig_ray.models.origin_source import OriginSource, parse_origin
 from neulig_ray.models.work import forward_flops
-from neulig_ray.stages.artifact import Artifact, fingerprint
-from neulig_ray.stages.jobs import Job, Made
-from neulig_ray.stages.prepare import task_artifact
-from neulig_ray.stages.recipes import override
-from neulig_ray.stages.storage import Storage
-from neulig_ray.stages.train_jobs import Step, Worker
+from neulig_ray.stages.recipe_changes import override
+from neulig_ray.stages.tasks import task_artifact
+from neulig_ray.storage.artifact import Artifact, fingerprint
+from neulig_ray.storage.storage import Storage
 from neulig_ray.tasks import TASKS
 from neulig_ray.training.contrastive import pretrain, pretraining_stream
 

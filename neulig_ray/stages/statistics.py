@@ -7,22 +7,22 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from neulig_ray.config import Experiment
+from neulig_ray.cluster.device import device
+from neulig_ray.cluster.jobs import Job, Made
 from neulig_ray.evaluation.images import TaskImages
+from neulig_ray.experiment.catalog import ArchModels
+from neulig_ray.experiment.config import Experiment
+from neulig_ray.experiment.method_spec import MethodSpec
 from neulig_ray.ligand.data import task_of
 from neulig_ray.merging._options import accepted
-from neulig_ray.merging.sources import Source, StateSource
 from neulig_ray.models.archs import ARCHS
-from neulig_ray.stages.artifact import Artifact
 from neulig_ray.stages.experts import HEAD_FILE, load_expert
-from neulig_ray.stages.jobs import Job, Made
-from neulig_ray.stages.methods import MethodSpec
-from neulig_ray.stages.models import ArchModels
-from neulig_ray.stages.placement import device
-from neulig_ray.stages.prepare import load_split, read_array
-from neulig_ray.stages.shared import load_bare_tower
-from neulig_ray.stages.storage import Storage
-from neulig_ray.tensorfile import TensorFile, file_metadata, to_bytes
+from neulig_ray.stages.read_inputs import load_bare_tower
+from neulig_ray.stages.tasks import load_split, read_array
+from neulig_ray.storage.artifact import Artifact
+from neulig_ray.storage.storage import Storage
+from neulig_ray.weights.sources import Source, StateSource
+from neulig_ray.weights.tensor_file import TensorFile, file_metadata, to_bytes
 
 VERSION = 1
 FILE = "statistics.safetensors"

@@ -7,9 +7,10 @@ from typing import Any, Final
 
 import pandas as pd
 
-from neulig_ray.report import plots, table
-from neulig_ray.report.schema import OK
-from neulig_ray.report.summary import SCORES, Line, Score, Table, points
+from neulig_ray.report import console as table
+from neulig_ray.report import plots
+from neulig_ray.results.schema import OK
+from neulig_ray.results.summary import SCORES, Line, Score, Table, points
 from neulig_ray.tracking.runs import File, line_metrics, score_metrics
 
 _MAX_NOTE: Final = 7500  # MLflow cuts a tag at 8000 characters

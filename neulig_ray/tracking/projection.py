@@ -13,9 +13,9 @@ from typing import Final
 import pandas as pd
 
 from neulig_ray.errors import StageError
-from neulig_ray.report.schema import OK, SKIPPED, frame
-from neulig_ray.report.summary import Line, lines, origin_group, tables, variants
-from neulig_ray.report.variants import FIELDS
+from neulig_ray.results.schema import OK, SKIPPED, frame
+from neulig_ray.results.summary import Line, lines, origin_group, tables, variants
+from neulig_ray.results.variants import FIELDS
 from neulig_ray.tracking.files import cell_files, combinations, note, summary
 from neulig_ray.tracking.records import Cell, ExpertCurve, Trial
 from neulig_ray.tracking.runs import FINGERPRINT, Metric, Run, finite, line_metrics, score_metrics

@@ -9,7 +9,7 @@ from typing import Final
 
 import pandas as pd
 
-from neulig_ray.report.summary import Line, Score
+from neulig_ray.results.summary import Line, Score
 
 _VERSION: Final = 1  # raised when runs are to be recorded anew though their inputs are the same
 

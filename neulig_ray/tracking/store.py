@@ -10,8 +10,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from neulig_ray.errors import InputError
-from neulig_ray.layout import Top
 from neulig_ray.redaction import redacted
+from neulig_ray.storage.layout import Top
 from neulig_ray.tracking.database import check_database, database
 from neulig_ray.tracking.server import REMEDY, check_server, credentials, is_server
 

@@ -4,13 +4,13 @@ import torch
 
 from neulig_ray.merging import Density, trained
 from neulig_ray.merging.adaptation import AdaptOn, BatchSize, LearningRate, Steps
+from neulig_ray.merging.adaptation_inputs import Workbench
 from neulig_ray.merging.coefficients import Clamp, Init, Level, learn_coefficients, task_vectors
 from neulig_ray.merging.elections import elect, hold_election
 from neulig_ray.merging.models import Models
-from neulig_ray.merging.sources import StateSource
 from neulig_ray.merging.task_vectors import TaskVectors
 from neulig_ray.merging.trimming import drop
-from neulig_ray.merging.workbench import Workbench
+from neulig_ray.weights.sources import StateSource
 
 
 @trained("adamerging-plus-plus", paper="arXiv 2310.02575 (ICLR 2024)", needs=("base", "unlabelled images"))

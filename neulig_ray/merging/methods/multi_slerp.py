@@ -3,9 +3,9 @@
 import torch
 
 from neulig_ray.merging import streamed
+from neulig_ray.merging.expert_weights import Normalize, Weights, resolve_weights
 from neulig_ray.merging.models import Models
 from neulig_ray.merging.spherical import CANCELLED, Coefficients, On, check_base, coefficients, combine
-from neulig_ray.merging.weights import Normalize, Weights, resolve_weights
 
 
 def _check(models: Models, *, on: str, weights: Weights, normalize: bool) -> None:

@@ -6,12 +6,12 @@ import torch
 
 from neulig_ray.errors import InputError
 from neulig_ray.merging import trained
+from neulig_ray.merging.adaptation_inputs import Workbench, batches
 from neulig_ray.merging.blocks import blocks_in_order
 from neulig_ray.merging.engine import merge_with
 from neulig_ray.merging.grams import TRANSPOSED, gram_key, measure_grams
 from neulig_ray.merging.methods.average import average
 from neulig_ray.merging.regression import BATCH, Examples, OffDiagonal, regress
-from neulig_ray.merging.workbench import Workbench, batches
 
 
 @trained("regmean-plus-plus", paper="arXiv 2508.03121", needs=("train images",), split="train")

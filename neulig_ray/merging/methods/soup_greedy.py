@@ -5,8 +5,8 @@ from statistics import fmean
 import torch
 
 from neulig_ray.merging import trained
-from neulig_ray.merging.sources import State
-from neulig_ray.merging.workbench import Workbench
+from neulig_ray.merging.adaptation_inputs import Workbench
+from neulig_ray.weights.sources import State
 
 
 @trained(

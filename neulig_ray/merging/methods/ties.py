@@ -6,9 +6,9 @@ import torch
 
 from neulig_ray.merging import About, Density, Scaling, streamed, tuned
 from neulig_ray.merging.elections import Aggregate, Election, SignTies, hold_election
+from neulig_ray.merging.expert_weights import Weights
 from neulig_ray.merging.models import Models
 from neulig_ray.merging.trimming import Scope, Threshold
-from neulig_ray.merging.weights import Weights
 
 GRID = tuple(i / 10 for i in range(8, 31, 2))
 

@@ -3,8 +3,8 @@
 import torch
 
 from neulig_ray.merging import streamed
+from neulig_ray.merging.expert_weights import GivenWeights, Normalize, resolve_weights
 from neulig_ray.merging.models import Models
-from neulig_ray.merging.weights import GivenWeights, Normalize, resolve_weights
 
 
 def _check(models: Models, *, weights: GivenWeights, normalize: bool) -> None:

@@ -19,10 +19,10 @@ from neulig_ray.merging.adaptation import (
     minimise,
     task_batches,
 )
+from neulig_ray.merging.adaptation_inputs import Workbench
 from neulig_ray.merging.coefficients import task_vectors
 from neulig_ray.merging.prediction import head_logits
 from neulig_ray.merging.weight_ensembling import Router, WeightEnsemblingMLP
-from neulig_ray.merging.workbench import Workbench
 
 
 def refuses(tower: nn.Module) -> str | None:

@@ -1,0 +1,1 @@
+"""`neulig doctor`: what works here and on every node, and what to do where it does not."""

@@ -1,0 +1,1 @@
+"""`neulig ls`: what there is, with what each needs."""

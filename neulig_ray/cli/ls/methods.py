@@ -1,0 +1,85 @@
+"""`neulig ls methods`: every method with what it needs, its options and its paper."""
+
+from typing import Any
+
+from neulig_ray.cli.merge.flags import spelled
+
+_MOST_SHOWN = 6  # values of a grid; of longer ones the first two and the last
+
+
+def rows() -> list[dict[str, Any]]:
+    """One row for each method, as JSON values.
+
+    `symmetric`: whether the order of the experts does not matter. `counterpart`: whether predictions can be
+    combined as the method combines parameters, so that there is an ensembling accuracy. An option's `grid`:
+    the values among which experiments choose on val.
+    """
+    from neulig_ray.merging import METHODS
+    from neulig_ray.merging._options import type_name
+
+    return [
+        {
+            "method": method.name,
+            "kind": method.kind,
+            "needs": list(method.needs),
+            "options": {
+                option.name: {
+                    "type": type_name(option.type),
+                    "default": None if option.required else option.default,
+                    "required": option.required,
+                    "grid": list(option.grid),
+                    "about": option.about.text,
+                }
+                for option in method.schema.values()
+            },
+            "symmetric": method.symmetric,
+            "counterpart": method.coefficients is not None or method.kind in ("ligand", "ensemble"),
+            "paper": method.paper,
+            "summary": method.summary,
+        }
+        for method in METHODS.values()
+    ]
+
+
+def show(found: list[dict[str, Any]]) -> None:
+    """Print the rows: names on the left; summary, needs, options and paper beside them, a line for each."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column("method", no_wrap=True, style="bold")
+    table.add_column("about", overflow="fold")
+    for row in found:
+        lines = [Text(row["summary"]), Text(_facts(row), style="dim")]
+        if row["options"]:
+            options = (_option(name, about) for name, about in row["options"].items())
+            # A no-break space keeps an option's own words on one line.
+            lines.append(Text("  ".join(option.replace(" ", "\N{NO-BREAK SPACE}") for option in options)))
+        table.add_row(row["method"], Text("\n").join([*lines, Text()]))
+    console = Console()
+    console.print(table)
+    console.print(
+        "option=default; in brackets what experiments choose among on val. "
+        "`neulig merge METHOD --help` tells more of a method that merges files."
+    )
+
+
+def _facts(row: dict[str, Any]) -> str:
+    facts = [row["kind"]]
+    if row["needs"]:
+        facts.append(f"needs {', '.join(row['needs'])}")
+    if row["counterpart"]:
+        facts.append("with ensembling accuracy")
+    if not row["symmetric"]:
+        facts.append("the order of the experts matters")
+    return "; ".join([*facts, row["paper"]])
+
+
+def _option(name: str, about: dict[str, Any]) -> str:
+    shown = f"{name}=?" if about["required"] else f"{name}={spelled(about['default'])}"
+    if grid := [spelled(value) for value in about["grid"]]:
+        if len(grid) > _MOST_SHOWN:
+            grid = [*grid[:2], "...", grid[-1]]
+        shown += f" [{' '.join(grid)}]"
+    return shown

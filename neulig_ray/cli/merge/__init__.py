@@ -1,0 +1,1 @@
+"""`neulig merge`: one method over any state dicts, stand-alone."""

@@ -1,0 +1,1 @@
+"""`neulig run`, and the commands that stop earlier in the pipeline."""

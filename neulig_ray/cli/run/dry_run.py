@@ -1,0 +1,72 @@
+"""What `--dry-run` tells of a run's cost: hours, bytes to download and to store, and what is missing."""
+
+from rich.console import Console
+from rich.table import Table
+
+from neulig_ray.cli.units import size
+from neulig_ray.pipeline.costs import CPU_FLOPS, GPU_FLOAT32_FLOPS, GPU_FLOPS, Cost, estimate
+from neulig_ray.pipeline.missing_inputs import Absent, absent, at_hand
+from neulig_ray.pipeline.plan import Plan
+from neulig_ray.storage.storage import Storage
+
+_ASSUMED = (
+    f"Hours assume {GPU_FLOPS / 1e12:.0f} TFLOP/s of a GPU that trains (a fifth of an A100's bfloat16 peak), "
+    f"{GPU_FLOAT32_FLOPS / 1e12:.0f} of one that embeds, evaluates or trains in float32 "
+    "(three fifths of that peak) and "
+    f"{CPU_FLOPS / 1e9:.0f} GFLOP/s of a CPU core, all sustained, and count the image towers' work alone: "
+    "scale them by what benchmarks/finetune.py prints on your machine."
+)
+
+
+def print_costs(console: Console, plan: Plan, storage: Storage) -> None:
+    """Of what the storage lacks. Nothing is downloaded or read over a network."""
+    costs = estimate(plan, storage)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("to do")
+    for column in ("GPU hours", "CPU core hours", "to store"):
+        table.add_column(column, justify="right")
+    for stage, cost in costs.items():
+        if cost.flops or cost.bytes or cost.unknown:
+            table.add_row(stage, *_cells(cost))
+    table.add_row("[bold]all", *_totals(list(costs.values())), style="bold")
+    console.print()
+    console.print(table)
+    if any(cost.unknown for cost in costs.values()):
+        console.print("+: and what hangs on the drawn tasks' sizes, which are known when they are prepared")
+    console.print(_ASSUMED, style="dim", highlight=False)
+    console.print()
+    for line in at_hand(plan):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    _print_absent(console, absent(plan, storage))
+
+
+def _cells(cost: Cost) -> tuple[str, str, str]:
+    more = " +" if cost.unknown else ""
+    spent = _hours(cost.hours) + more if cost.flops or cost.unknown else ""
+    stored = size(cost.bytes) + more if cost.bytes else ""
+    return (spent, "", stored) if cost.gpu else ("", spent, stored)
+
+
+def _totals(costs: list[Cost]) -> tuple[str, str, str]:
+    gpu = sum(cost.hours for cost in costs if cost.gpu)
+    cpu = sum(cost.hours for cost in costs if not cost.gpu)
+    more = " +" if any(cost.unknown for cost in costs) else ""
+    return _hours(gpu), _hours(cpu) + more, size(sum(cost.bytes for cost in costs)) + more
+
+
+def _hours(hours: float) -> str:
+    return "0" if hours == 0 else f"{hours:.1f}" if hours >= 0.1 else "< 0.1"
+
+
+def _print_absent(console: Console, found: list[Absent]) -> None:
+    if not found:
+        console.print("to download: nothing; missing: nothing")
+        return
+    fetched = [thing for thing in found if not thing.by_hand]
+    known = sum(thing.bytes or 0 for thing in fetched)
+    unknown = sum(thing.bytes is None for thing in fetched)
+    more = f" and {unknown} of unknown size" if unknown else ""
+    console.print(f"to download: {size(known)}{more}; missing here:" if fetched else "missing here:")
+    for thing in found:
+        about = f" ({size(thing.bytes)})" if thing.bytes is not None else ""
+        console.print(f"  {thing.what}{about}: {thing.remedy}", soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,1 @@
+"""Ray: sessions, jobs, trainings, devices. Knows no stage and no method."""

@@ -1,0 +1,250 @@
+"""Many small jobs on Ray, each committing one artifact."""
+
+import gc
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeVar
+
+from neulig_ray.cluster.progress import Reporter, Stage
+from neulig_ray.cluster.session import Cluster
+from neulig_ray.redaction import redacted
+from neulig_ray.storage.artifact import Artifact
+from neulig_ray.storage.storage import Files, Storage
+
+Failures = dict[str, str]  # fingerprint -> what went wrong
+Made = tuple[Files, Mapping[str, Any]]
+
+
+class HasArtifact(Protocol):
+    @property
+    def artifact(self) -> Artifact: ...
+    @property
+    def inputs(self) -> tuple[Artifact, ...]: ...
+
+
+J = TypeVar("J", bound=HasArtifact)
+
+
+@dataclass(frozen=True)
+class Job:
+    """`make(storage, **arguments)` gives the files and the info of `artifact`; a module-level function.
+
+    `on_driver`: it reads files of the driver's node, and runs there. `on_cpu`: it takes no GPU, whatever its
+    stage takes.
+    """
+
+    artifact: Artifact
+    make: Callable[..., Made]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    inputs: tuple[Artifact, ...] = ()
+    on_driver: bool = False
+    on_cpu: bool = False
+
+    def run(self, storage: Storage) -> None:
+        if not storage.exists(self.artifact):
+            files, info = self.make(storage, **self.arguments)
+            storage.commit(self.artifact, files, info)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Of one worker. Below one CPU it shares it with others."""
+
+    cpus: float = 1
+    gpus: float = 0.0
+    max_failures: int = 3
+
+    @property
+    def threads(self) -> int:
+        return threads(self.cpus)
+
+
+def threads(cpus: float) -> int:
+    """Torch's threads are the whole CPUs: fixed, so that the same command gives the same numbers."""
+    return max(1, int(cpus))
+
+
+def ensure(
+    storage: Storage, jobs: Sequence[J], make: Callable[[list[J]], Failures], stage: Stage | None = None
+) -> Failures:
+    """Have every job's artifact made once: what another driver is making is waited for, not made again.
+
+    `stage` is told of what others made.
+    """
+    failures: Failures = {}
+    while missing := [j for j in jobs if j.artifact.fingerprint not in failures and not _there(storage, j)]:
+        with ExitStack() as claims:
+            granted = [claims.enter_context(storage.claim(job.artifact, wait=False)) for job in missing]
+            # Another driver may have made it and let go between the look and the claim.
+            made = [_there(storage, job) for job in missing]
+            todo = [got and not whole for got, whole in zip(granted, made, strict=True)]
+            if mine := [job for job, own in zip(missing, todo, strict=True) if own]:
+                failures.update(make(mine))
+                for job in mine:
+                    if job.artifact.fingerprint not in failures and not _there(storage, job):
+                        failures[job.artifact.fingerprint] = "its job ended without it"
+        others = [job for job, own in zip(missing, todo, strict=True) if not own]
+        if stage is not None:
+            stage.waits_for(len(others))
+        if others:
+            with storage.claim(others[0].artifact, wait=True):
+                pass
+        if stage is not None:
+            for job in others:
+                if _there(storage, job):
+                    stage.found(job.artifact.label)
+    return failures
+
+
+def _there(storage: Storage, job: HasArtifact) -> bool:
+    return storage.exists(job.artifact)
+
+
+def told(error: BaseException) -> str:
+    """An error in one line, for the status of results: its kind, and the line that says why."""
+    error = getattr(error, "health_check_failure", error)  # Ray Train's wrapper of a worker's death
+    lines = str(error).strip().splitlines() or [""]
+    reason = next((line for line in lines if "low on memory" in line), lines[-1])  # then comes a manual
+    return redacted(f"{type(error).__name__}: {reason.strip()}".removesuffix(": "))
+
+
+def runnable(jobs: Sequence[J], failures: Failures) -> list[J]:
+    """The jobs that can be tried. One whose input failed is added to `failures`, with the input's reason."""
+    ready = []
+    for job in jobs:
+        broken = next((a for a in job.inputs if a.fingerprint in failures), None)
+        if broken is None:
+            ready.append(job)
+        else:
+            failures[job.artifact.fingerprint] = (
+                f"{broken.kind} {broken.label}: {failures[broken.fingerprint]}"
+            )
+    return ready
+
+
+def run_stage(
+    name: str,
+    jobs: Sequence[Job],
+    storage: Storage,
+    cluster: Cluster,
+    resources: Resources,
+    reporter: Reporter,
+    failures: Failures,
+    costs: Callable[[], Mapping[str, float]] | None = None,
+) -> None:
+    """Make what is missing of `jobs` on the cluster, adding to `failures` what could not be made.
+
+    `costs()`: fingerprint -> the work of a missing job, in any unit; the longest begin first. Lost workers
+    and nodes are retried by Ray, `resources.max_failures` times for each job.
+    """
+    ready = runnable(jobs, failures)
+    cached = sum(storage.exists(job.artifact) for job in ready)
+    with reporter.stage(name, len(ready), cached) as stage:
+        if cached == len(ready):
+            return
+        cluster.start()
+        stage.slots = cluster.slots(cpus=resources.cpus, gpus=resources.gpus)
+        if costs is not None:
+            known = costs()  # asks the storage for every artifact: only where something is missing
+            ready.sort(key=lambda job: -known.get(job.artifact.fingerprint, 0.0))
+            stage.weigh((job.artifact.label, known.get(job.artifact.fingerprint, 0.0)) for job in ready)
+        made = ensure(storage, ready, lambda missing: _run(missing, storage, resources, stage), stage)
+        failures.update(made)
+
+
+def _run(jobs: list[Job], storage: Storage, resources: Resources, stage: Stage) -> Failures:
+    import ray
+
+    alone = ray.remote(num_cpus=resources.cpus, max_retries=resources.max_failures)(_execute)
+    keeper = ray.remote(
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus,
+        max_restarts=-1,
+        max_task_retries=resources.max_failures,
+    )(_Keeper)
+    left = deque(job for job in jobs if _keeps(job, resources))
+    waiting: dict[Any, tuple[Job | None, Any]] = {}  # what Ray is at -> its job, and the worker that keeps on
+    for worker in [keeper.remote() for _ in range(min(len(left), _KEEPERS * stage.slots))]:
+        waiting[worker.__ray_ready__.remote()] = (None, worker)
+    for job in [job for job in jobs if not _keeps(job, resources)]:
+        place = _on_driver(alone, resources) if job.on_driver else alone
+        waiting[place.remote(job, storage, resources.threads)] = (job, None)
+    failures: Failures = {}
+
+    def ended(job: Job, reason: str) -> None:
+        if reason:
+            failures[job.artifact.fingerprint] = reason
+        stage.finished(job.artifact.label, reason, failed=bool(reason))
+
+    reason = ""
+    while any(job for job, _ in waiting.values()) or (left and waiting):
+        [reference] = ray.wait(list(waiting), num_returns=1)[0]
+        done, worker = waiting.pop(reference)
+        try:
+            found = ray.get(reference)
+            reason = found if done is not None else ""
+        except ray.exceptions.RayError as error:
+            reason = f"{told(error)} (tried {resources.max_failures + 1} times)"
+        if done is not None:
+            ended(done, reason)
+        elif reason:
+            continue  # a worker that never came up
+        if worker is not None and left:
+            following = left.popleft()
+            waiting[worker.execute.remote(following, storage, resources.threads)] = (following, worker)
+    for job in left:
+        ended(job, f"no worker came up: {reason}")
+    return failures
+
+
+_KEEPERS: Final = 2  # workers asked for, to each that the cluster has room for: it may grow
+
+
+def _keeps(job: Job, resources: Resources) -> bool:
+    """Whether a job runs on a worker that goes on to the next one.
+
+    Ray gives each task with a GPU a process of its own, which imports torch anew: seconds, for jobs that take
+    seconds. An actor keeps its process, and its GPU.
+    """
+    return bool(resources.gpus) and not (job.on_cpu or job.on_driver)
+
+
+class _Keeper:
+    """Runs jobs one after the other on the GPU that it was given."""
+
+    def execute(self, job: Job, storage: Storage, threads: int) -> str:
+        import torch
+
+        try:
+            return _execute(job, storage, threads)
+        finally:
+            gc.collect()
+            torch.cuda.empty_cache()  # else what the last job had would not look free to the next
+
+
+def _on_driver(execute: Any, resources: Resources) -> Any:
+    """The remote function bound to this node. A head node that offers no CPUs runs it all the same."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    cpus = next((n["Resources"].get("CPU", 0) for n in ray.nodes() if n["NodeID"] == here), 0)
+    return execute.options(
+        num_cpus=resources.cpus if cpus >= resources.cpus else 0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
+    )
+
+
+def _execute(job: Job, storage: Storage, threads: int) -> str:
+    """Run one job in a worker; the reason of a failure comes back as text, for the results' status."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    try:
+        job.run(storage)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""

@@ -1,0 +1,115 @@
+"""Trainings on Ray Train: worker groups that take one training after another from a queue.
+
+A Train run costs 10 s and more before its first step, so small trainings share one. Each is still its own
+artifact, its own seed and its own failure; a lost worker, node or driver costs at most the epoch in hand.
+"""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+from neulig_ray.cluster.jobs import Failures, Resources, ensure, runnable, told
+from neulig_ray.cluster.progress import Reporter, Stage
+from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.train.groups import Groups
+from neulig_ray.cluster.train.job import TrainJob
+from neulig_ray.cluster.train.worker import NOTE
+from neulig_ray.storage.artifact import fingerprint
+from neulig_ray.storage.scratch import Scratch, scratch
+from neulig_ray.storage.storage import Storage
+
+
+def run_trainings(
+    name: str,
+    jobs: Sequence[TrainJob],
+    storage: Storage,
+    cluster: Cluster,
+    resources: Resources,
+    workers: int,
+    max_groups: int | None,
+    reporter: Reporter,
+    failures: Failures,
+) -> None:
+    """Make what is missing of `jobs`, the longest first, adding to `failures` what could not be made."""
+    jobs = runnable(jobs, failures)
+    cached = sum(storage.exists(job.artifact) for job in jobs)
+    with reporter.stage(name, len(jobs), cached) as stage:
+        if cached == len(jobs):
+            return
+        cluster.start()
+        # Named after the whole plan, not what is missing of it: the same command finds its checkpoints.
+        run = f"train/{name}-{fingerprint([job.artifact.fingerprint for job in jobs])}"
+        costs = {job.artifact.label: job.cost(storage) for job in jobs if not storage.exists(job.artifact)}
+        stage.weigh(costs.items())
+
+        def slots() -> int:
+            held = cluster.slots(cpus=resources.cpus, gpus=resources.gpus, workers=workers)
+            return min(held, max_groups or len(jobs))
+
+        with scratch(storage, run) as own:
+
+            def make(missing: list[TrainJob]) -> Failures:
+                ordered = sorted(missing, key=lambda job: -costs[job.artifact.label])
+                return _train(own, ordered, resources, workers, stage, slots)
+
+            made = ensure(storage, jobs, make, stage)
+            own.sweep(lambda folder: _made(storage, folder, jobs))
+        failures.update(made)
+
+
+def _train(
+    own: Scratch,
+    jobs: Sequence[TrainJob],
+    resources: Resources,
+    workers: int,
+    stage: Stage,
+    slots: Callable[[], int],
+) -> Failures:
+    """Train in this order. A queue that is killed (a head short of memory) is begun anew with the rest."""
+    import ray
+
+    failures: Failures = {}
+    left = list(jobs)
+    for attempt in itertools.count():
+        first = attempt * len(jobs) * (resources.max_failures + 1)  # a folder of its own for every group
+        groups = Groups(own.path, left, _left(own), own.storage, resources, workers, stage, first)
+        try:
+            groups.run(slots)
+            return failures | groups.failures
+        except ray.exceptions.RayError as error:
+            failures |= groups.failures
+            if attempt == resources.max_failures:
+                raise
+            stage.note("the queue", f"is begun again after {told(error)}")
+            left = [job for job in left if job.artifact.fingerprint not in groups.finished]
+            for job in [job for job in left if own.storage.exists(job.artifact)]:  # the queue could not tell
+                left.remove(job)
+                stage.finished(job.artifact.label, "found in the storage")
+    raise AssertionError("the loop returns or raises")
+
+
+def _left(own: Scratch) -> Mapping[str, list[str]]:
+    """Training -> the groups' folders where this driver, or another, noted down that it is in hand."""
+    found = defaultdict(list)
+    for folder in (own.path, *own.others()):
+        for group, training in _notes(own.storage, folder).items():
+            found[training].append(group)
+    return found
+
+
+def _notes(storage: Storage, folder: str) -> dict[str, str]:
+    prefix = len(storage.root) + 1
+    paths = [info.path[prefix:] for info in storage.files(folder) if info.path.endswith(NOTE)]
+    found = {}
+    for path in paths:
+        try:
+            found[path.removesuffix(NOTE)] = storage.read(path).decode()
+        except FileNotFoundError:  # its driver ended meanwhile
+            continue
+    return found
+
+
+def _made(storage: Storage, folder: str, jobs: Sequence[TrainJob]) -> bool:
+    """Whether all that a driver had in hand is made, so that nobody needs its checkpoints."""
+    whole = {job.artifact.fingerprint for job in jobs if storage.exists(job.artifact)}
+    return whole.issuperset(_notes(storage, folder).values())

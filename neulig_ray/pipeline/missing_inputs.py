@@ -1,0 +1,131 @@
+"""What a run would have to download, or cannot have: looked for on this machine, never over the network."""
+
+import importlib.util
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from huggingface_hub import try_to_load_from_cache
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+from neulig_ray.cluster.jobs import Job
+from neulig_ray.errors import InputError
+from neulig_ray.models.archs import ARCHS
+from neulig_ray.models.formats import tags
+from neulig_ray.models.origin_source import OriginSource
+from neulig_ray.paths import data_root
+from neulig_ray.pipeline.costs import clip_bytes
+from neulig_ray.pipeline.plan import Plan
+from neulig_ray.stages.origins import Origin
+from neulig_ray.storage.storage import Storage
+from neulig_ray.tasks import find_task
+from neulig_ray.tasks._files import pictures
+from neulig_ray.tasks._hub import HubReader
+from neulig_ray.weights.folders import WEIGHTS
+
+_PACKAGES: Final = {"pcam": ("h5py", "h5py")}  # task -> the module that reads it, and what to install
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Something that is not here. `bytes` to download, None where nothing says how many.
+
+    `by_hand`: the run cannot have it by itself.
+    """
+
+    what: str
+    remedy: str
+    bytes: int | None = None
+    by_hand: bool = False
+
+
+def absent(plan: Plan, storage: Storage) -> list[Absent]:
+    """What the plan's missing artifacts are made from and is not on this machine."""
+    found: list[Absent] = []
+    for job in plan.all_tasks:
+        if job.on_driver and not storage.exists(job.artifact):
+            found += _of_task(job)
+    for origin in plan.all_origins:
+        if origin.fetch is not None and not storage.exists(origin.artifact) and not _cached(origin):
+            found.append(_of_origin(origin))
+    for expert in plan.imported:
+        if expert.path is None and not storage.exists(expert.artifact):
+            flags = f"--arch {expert.arch} --task {expert.task} --origin {expert.origin}"
+            remedy = f"neulig import SOURCE {flags} --storage {storage.shown}"
+            found.append(Absent(f"expert {expert.artifact.label}", remedy, by_hand=True))
+    return found
+
+
+def at_hand(plan: Plan) -> Iterator[str]:
+    """Lines on each task whose entry names its data: where it is, how much, and what is passed over."""
+    for job in plan.all_tasks:
+        task = find_task(job.arguments["entry"])
+        if task.files is not None and task.files.at_hand:
+            splits = pictures(task, job.arguments["seed"], job.arguments["protocol"])
+            counts = ", ".join(f"{name} {len(part)}" for name, part in splits.items())
+            yield f"data of {task.name}: {task.source}, {len(task.class_names)} classes, images: {counts}"
+            for note in dict.fromkeys(note for part in splits.values() for note in part.notes):
+                yield f"data of {task.name}: {note}"
+
+
+def _of_task(job: Job) -> Iterator[Absent]:
+    task = find_task(job.arguments["entry"])
+    assert task.files is not None
+    if task.files.at_hand:
+        return
+    reader, root = task.files.read, data_root()
+    what = f"data of {task.name}"
+    if isinstance(reader, HubReader):
+        if importlib.util.find_spec("datasets") is None:
+            yield Absent(f"package datasets, for {task.name}", "pip install 'neulig-ray[hf]'", by_hand=True)
+        cache, kept = root / "huggingface", reader.dataset.replace("/", "--")
+        places = [
+            root / task.name,
+            cache / reader.dataset.replace("/", "___"),
+            cache / f"hub/datasets--{kept}",
+        ]
+        remedy = f"downloaded from the hub ({reader.dataset}), or placed in {places[0]}"
+    elif (first := re.match(r"[^/ ,]+", place := str(getattr(reader, "place", "")))) is None:
+        try:  # a plugin's own reader: it alone knows
+            reader(root, False)
+        except InputError as error:
+            yield Absent(what, str(error))
+        return
+    else:
+        places = [root / first[0]]
+        downloads = getattr(reader, "downloads", True)
+        remedy = f"{'downloaded by torchvision, or' if downloads else 'to be'} placed: {place} below {root}"
+    if task.name in _PACKAGES and importlib.util.find_spec(_PACKAGES[task.name][0]) is None:
+        module, package = _PACKAGES[task.name]
+        yield Absent(f"package {module}, for {task.name}", f"pip install {package}", by_hand=True)
+    if not any(path.exists() for path in places):
+        megabytes = task.files.download_mb
+        size = None if megabytes is None else megabytes * 1_000_000
+        yield Absent(what, remedy, size, by_hand=not getattr(reader, "downloads", True))
+
+
+def _of_origin(origin: Origin) -> Absent:
+    assert origin.fetch is not None
+    source: OriginSource = origin.fetch.arguments["source"]
+    remedy = f"downloaded ({source.place}), or placed: --origins {source.name}=/path/to/file"
+    return Absent(f"origin {origin.label}", remedy, clip_bytes(origin.arch))
+
+
+def _cached(origin: Origin) -> bool:
+    """Whether the library that would download an origin has it already."""
+    assert origin.fetch is not None
+    source: OriginSource = origin.fetch.arguments["source"]
+    if source.kind == "hub":
+        return _in_hub_cache(source.place, [file for files in WEIGHTS.values() for file in files])
+    entry = tags.check_tag(ARCHS[origin.arch], source.place)
+    repository, _, file = str(entry.get("hf_hub", "")).rpartition("/")
+    if repository:
+        names = [str(Path(file).with_suffix(".safetensors")), file] if file else []
+        return _in_hub_cache(repository, names or [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME])
+    return (Path("~/.cache/clip").expanduser() / Path(str(entry.get("url", ""))).name).is_file()
+
+
+def _in_hub_cache(repository: str, files: Sequence[str]) -> bool:
+    return any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)

@@ -1,0 +1,199 @@
+"""Means and spreads of a results table: the one aggregation behind console, HTML, plots and MLflow."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from neulig_ray.results.schema import MEASURED, OK, SKIPPED
+from neulig_ray.results.variants import FIELDS, Variant
+
+NAN = float("nan")
+SCORES = {"merging": "merging_accuracy", "ensembling": "ensembling_accuracy", "gap": "gap"}
+_POINT = ("origin", "collaborators", "task")
+
+
+@dataclass(frozen=True)
+class Score:
+    """Two accuracies in percent and their signed gap in percentage points; NaN where there is none."""
+
+    merging: float = NAN
+    ensembling: float = NAN
+    gap: float = NAN
+
+
+@dataclass(frozen=True)
+class Line:
+    """One variant over its combinations.
+
+    `scores[task]` is the mean over the combinations that contain the task, `mean` the mean over
+    combinations and their tasks, `spread` the standard deviation between the combinations' own means
+    (NaN for a single one), `absolute_gap` the mean of |gap| over combinations and tasks. `others` holds
+    the means of the remaining measured columns by name. `failures` says what could not be measured.
+    """
+
+    variant: Variant
+    scores: dict[str, Score]
+    mean: Score
+    spread: Score
+    absolute_gap: float
+    others: dict[str, float]
+    combinations: int
+    failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """The lines of one (arch, origin, n); the reference lines are the same models whatever n is."""
+
+    arch: str
+    origin: str
+    n: int
+    tasks: tuple[str, ...]
+    lines: tuple[Line, ...]
+    combinations: int
+    seeds: int = 1
+    order_seeds: int = 0
+    failures: tuple[str, ...] = field(default=())
+
+    @property
+    def title(self) -> str:
+        return f"{self.arch} · origin {self.origin} · n = {self.n}"
+
+    @property
+    def caption(self) -> str:
+        """How the numbers of the table were averaged."""
+        parts = []
+        if self.combinations > 1:
+            parts.append(
+                f"means over {self.combinations} combinations (a task's cell: over those that contain it)"
+            )
+            parts.append(f"spread of the mean between combinations: {_spreads(self.lines)} points")
+        elif self.combinations == 1:
+            parts.append("one combination")
+        if self.order_seeds > 1:
+            parts.append(f"mixed batches over {self.order_seeds} orders")
+        if self.seeds > 1:
+            parts.append(f"over {self.seeds} seeds")
+        return "; ".join(parts)
+
+
+def origin_group(origin: str) -> str:
+    """Combinations of experts from the same origins belong together, whichever expert has which."""
+    return ",".join(sorted(set(origin.split(","))))
+
+
+def points(rows: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
+    """What was measured, by (origin, collaborators, task) after `by`: means over seeds and batch orders."""
+    good = rows[rows["status"] == OK]
+    return good.groupby([*by, *_POINT], dropna=False)[list(MEASURED)].mean()
+
+
+def lines(rows: pd.DataFrame) -> list[Line]:
+    """One line for each variant among the rows, in the order of a table.
+
+    Repeats (seeds, batch orders) are averaged first, then tasks and combinations.
+    """
+    keyed = _with_batch_size(rows)
+    cells = points(keyed, FIELDS)
+    by_task = _scores(cells.groupby([*FIELDS, "task"]).mean())
+    combinations = cells.groupby([*FIELDS, *_POINT[:2]]).mean().groupby(list(FIELDS))
+    means = cells.groupby(list(FIELDS)).mean()
+    mean, spread = _scores(means), _scores(combinations.std())
+    counts = combinations.size().to_dict()
+    absolute = cells["gap"].abs().groupby(list(FIELDS)).mean().to_dict()
+    others: dict[Any, dict[str, float]] = means.drop(columns=list(SCORES.values())).to_dict("index")  # type: ignore[assignment]
+    scores: dict[Any, dict[str, Score]] = {}
+    for (*values, task), score in by_task.items():
+        scores.setdefault(tuple(values), {})[task] = score
+    failures = _failures(keyed[keyed["status"] != OK])
+    made = []
+    for values in keyed[list(FIELDS)].drop_duplicates().itertuples(index=False, name=None):
+        missing = dict.fromkeys(set(MEASURED) - set(SCORES.values()), NAN)
+        made.append(
+            Line(
+                variant=_variant(values),
+                scores=scores.get(values, {}),
+                mean=mean.get(values, Score()),
+                spread=spread.get(values, Score()),
+                absolute_gap=absolute.get(values, NAN),
+                others=others.get(values, missing),
+                combinations=counts.get(values, 0),
+                failures=failures.get(values, ()),
+            )
+        )
+    return sorted(made, key=lambda x: x.variant.place)
+
+
+def variants(rows: pd.DataFrame) -> Iterator[tuple[Variant, pd.DataFrame]]:
+    """The rows of each variant."""
+    for values, group in _with_batch_size(rows).groupby(list(FIELDS), sort=False):
+        yield _variant(values), rows.loc[group.index]
+
+
+def tables(frame: pd.DataFrame) -> list[Table]:
+    """The tables of a results frame, by arch, origin and n; zero-shot and experts stand in each."""
+    if frame.empty:
+        return []
+    grouped = frame.assign(origin_group=frame["origin"].map(origin_group))
+    made, covered = [], set()
+    for (arch, origin), mine in grouped[grouped["n"] > 1].groupby(["arch", "origin_group"]):
+        covered |= {(arch, single) for single in str(origin).split(",")}
+        singles = grouped[(grouped["arch"] == arch) & grouped["origin"].isin(str(origin).split(","))]
+        for n, rows in mine.groupby("n"):
+            made.append(_table(str(arch), str(origin), int(str(n)), rows, singles[singles["n"] < 2]))
+    for (arch, origin), mine in grouped.groupby(["arch", "origin_group"]):
+        if (arch, origin) not in covered and not (mine["n"] > 1).any():  # no combinations yet
+            made.append(_table(str(arch), str(origin), 1, mine, mine.iloc[:0]))
+    return sorted(made, key=lambda table: (table.arch, table.origin, table.n))
+
+
+def _table(arch: str, origin: str, n: int, rows: pd.DataFrame, reference: pd.DataFrame) -> Table:
+    tasks = tuple(sorted(rows["task"].unique()))
+    shared = reference[reference["task"].isin(tasks)]
+    own = lines(rows)
+    everything = sorted([*lines(shared), *own], key=lambda x: x.variant.place)
+    return Table(
+        arch=arch,
+        origin=origin,
+        n=n,
+        tasks=tasks,
+        lines=tuple(everything),
+        combinations=len(rows[["origin", "collaborators"]].drop_duplicates()) if n > 1 else 0,
+        seeds=max(1, int(rows["seed"].nunique())),
+        order_seeds=int(rows["order_seed"].nunique()),
+        failures=tuple(reason for x in everything for reason in x.failures),
+    )
+
+
+def _with_batch_size(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(batch_size=rows["batch_size"].fillna(0).astype("int64"))
+
+
+def _variant(values: Sequence[Any]) -> Variant:
+    method, options, alignment, granularity, buffers, batch_size, protocol, split = values
+    return Variant(method, options, alignment, granularity, buffers, int(batch_size), protocol, split)
+
+
+def _scores(means: pd.DataFrame) -> dict[Any, Score]:
+    columns = [means[column] for column in SCORES.values()]
+    return {key: Score(*map(float, values)) for key, *values in zip(means.index, *columns, strict=True)}
+
+
+def _failures(bad: pd.DataFrame) -> dict[Any, tuple[str, ...]]:
+    found: dict[Any, dict[str, None]] = {}
+    for row in bad.to_dict("records"):
+        values = tuple(row[name] for name in FIELDS)
+        title, status = _variant(values).title, str(row["status"])
+        if status.startswith(SKIPPED):  # the same for all combinations: told once
+            text = f"{title} {status}"
+        else:
+            text = f"{title} of {row['collaborators'] or row['task']}: {status.removeprefix('failed: ')}"
+        found.setdefault(values, {})[text] = None
+    return {values: tuple(texts) for values, texts in found.items()}
+
+
+def _spreads(made: tuple[Line, ...]) -> str:
+    values = [x.spread.merging for x in made if x.combinations > 1 and x.spread.merging == x.spread.merging]
+    return f"{min(values):.1f} to {max(values):.1f}" if values else "none"

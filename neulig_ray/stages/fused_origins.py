@@ -1,0 +1,104 @@
+"""Fused origins: the mean of experts' towers, from which new tasks are fine-tuned (arXiv 2204.03044).
+
+`fuse:seed-0:count+letters+signs` is the origin seed-0 with the mean of its experts of these tasks as its
+image tower; of one task it is that expert, as intertraining takes it. The text tower, and so every head,
+stays seed-0's.
+"""
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from neulig_ray.cluster.jobs import Job, Made
+from neulig_ray.errors import InputError
+from neulig_ray.experiment.combinations import collaborator
+from neulig_ray.experiment.config import Experiment
+from neulig_ray.merging import METHODS
+from neulig_ray.merging.engine import merge_with
+from neulig_ray.models.archs import ARCHS
+from neulig_ray.models.origin_files import origin_bytes
+from neulig_ray.models.origin_source import HUB, OriginSource
+from neulig_ray.stages.experts import ExpertJob, expert_job, head_job, load_expert
+from neulig_ray.stages.imported_experts import ImportedExpert
+from neulig_ray.stages.origins import FILE, Origin, load_clip, plan_origin
+from neulig_ray.storage.artifact import Artifact
+from neulig_ray.storage.storage import Storage
+from neulig_ray.tasks import Task, find_task
+
+VERSION = 1
+# The origin may be `hf-hub:OWNER/NAME`, and have a name of its own in front, NAME=.
+_PLACE: Final = re.compile(rf"(?P<origin>(?:[^:=]+=)?(?:{HUB})?[^:]+):(?P<tasks>.+)")
+
+
+@dataclass
+class Sources:
+    """What fused origins are made of, each piece once; it is made before them, and not evaluated.
+
+    `imported`: (arch, key) -> the experts that take the place of fine-tuning here too.
+    """
+
+    imported: Mapping[tuple[str, str], ImportedExpert] = field(default_factory=dict)
+    tasks: dict[str, Job] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
+    heads: dict[str, Job] = field(default_factory=dict)
+    experts: dict[str, ExpertJob] = field(default_factory=dict)
+    fusions: list[Job] = field(default_factory=list)
+
+    def artifacts(self) -> list[Artifact]:
+        """The heads and experts; tasks and origins are counted with the experiment's own."""
+        heads = [head.artifact for head in self.heads.values()]
+        return heads + [expert.artifact for expert in self.experts.values()]
+
+
+def plan_fused(
+    experiment: Experiment,
+    arch: str,
+    source: OriginSource,
+    prepare: Callable[[str, Task], Job],
+    sources: Sources,
+) -> Origin:
+    """The fused origin; what it needs first is added to `sources`. `prepare` gives a task's job.
+
+    Raises InputError for a task twice, and for what tasks and origins raise it for.
+    """
+    found = _PLACE.fullmatch(source.place)
+    entries = sorted(found["tasks"].split("+")) if found else []
+    tasks = {entry: find_task(entry) for entry in entries} if all(entries) else {}
+    if found is None or len({task.name for task in tasks.values()}) != len(entries):
+        raise InputError(
+            f"origin 'fuse:{source.place}': write fuse:ORIGIN:TASK+TASK, each task once, "
+            "as in fuse:seed-0:count+letters"
+        )
+    base = plan_origin(experiment, arch, found["origin"])
+    sources.origins[base.artifact.fingerprint] = base
+    experts = []
+    for entry, task in tasks.items():
+        imported = sources.imported.get((arch, collaborator(task.name, base.name)))
+        if imported is not None:
+            experts.append(imported.artifact)
+            continue
+        data, head = prepare(entry, task), head_job(base, task)
+        expert = expert_job(experiment, base, task.name, data.artifact, head.artifact)
+        sources.tasks[data.artifact.fingerprint] = data
+        sources.heads[head.artifact.fingerprint] = head
+        sources.experts[expert.artifact.fingerprint] = expert
+        experts.append(expert.artifact)
+    inputs = {
+        "base": base.artifact.fingerprint,
+        "experts": [expert.fingerprint for expert in experts],
+        "method_version": METHODS["fuse"].version,
+    }
+    artifact = Artifact.of("origin", f"{arch}.{source.name}", VERSION, inputs)
+    arguments = {"arch": arch, "base": base.artifact, "experts": tuple(experts), "source": source.place}
+    sources.fusions.append(Job(artifact, _fuse, arguments, (base.artifact, *experts)))
+    return Origin(arch, source.name, artifact)
+
+
+def _fuse(storage: Storage, arch: str, base: Artifact, experts: tuple[Artifact, ...], source: str) -> Made:
+    clip = copy.deepcopy(load_clip(storage, base, arch))
+    states: Mapping[str, Any] = {e.label: load_expert(storage, e, arch) for e in experts}
+    clip.visual.load_state_dict(merge_with(METHODS["fuse"], states))
+    about = {"origin": f"fuse:{source}", "experts": [e.fingerprint for e in experts]}
+    return {FILE: origin_bytes(clip, ARCHS[arch], about, half=False)}, {"arch": arch, **about}

@@ -1,0 +1,1 @@
+"""Where artifacts live: names, manifests, claims, and what drivers leave while they go on. Knows no Ray."""

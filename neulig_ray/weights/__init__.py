@@ -1,0 +1,1 @@
+"""Files of tensors: the safetensors format, the keys of our headers, state dicts, and what fits together."""

@@ -1,0 +1,79 @@
+"""Names of artifacts are pinned: what is stored is found again by a later version, or its name says why not.
+
+A changed name is a decision: raise the version of the stage, method or task that changed, say so in the
+commit, and write the new names down with `python tests/pipeline/test_names.py`.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from neulig_ray.cli.experiments import load_file
+from neulig_ray.experiment.config import Experiment
+from neulig_ray.pipeline.plan import make_plan
+
+REPOSITORY = Path(__file__).parents[2]
+PINNED = Path(__file__).parent / "names.json"
+IN_FULL = "quickstart"
+
+
+def shipped() -> dict[str, Experiment]:
+    """Every experiment of the repository and every variant, by name: "fusing", "fusing --NAME"."""
+    found = {}
+    for file in sorted((REPOSITORY / "experiments").glob("*.py")):
+        loaded = load_file(str(file))
+        found[file.stem] = loaded.experiment
+        found |= {f"{file.stem} --{name}": variant for name, variant in loaded.variants.items()}
+    return found
+
+
+def names(experiment: Experiment) -> dict[str, list[str]]:
+    """Stage -> "path fingerprint" of each of its artifacts, sorted."""
+    return {
+        stage: sorted(f"{artifact.path} {artifact.fingerprint}" for artifact in found)
+        for stage, found in make_plan(experiment).artifacts().items()
+    }
+
+
+def digests(names: dict[str, list[str]]) -> dict[str, str]:
+    """Stage -> how many artifacts it has, and a digest of their names."""
+    return {
+        stage: f"{len(found)} {hashlib.sha256(chr(10).join(found).encode()).hexdigest()[:16]}"
+        for stage, found in names.items()
+    }
+
+
+def pinned() -> dict[str, dict[str, object]]:
+    return json.loads(PINNED.read_text(encoding="utf-8"))
+
+
+def now() -> dict[str, dict[str, object]]:
+    found = {name: names(experiment) for name, experiment in shipped().items()}
+    return {"digests": {name: digests(each) for name, each in found.items()}, IN_FULL: found[IN_FULL]}
+
+
+def test_every_shipped_experiment_is_pinned() -> None:
+    assert pinned()["digests"].keys() == shipped().keys()
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_names_are_those_that_were_pinned(name: str) -> None:
+    assert digests(names(shipped()[name])) == pinned()["digests"][name]
+
+
+def test_the_names_of_the_quickstart_one_by_one() -> None:
+    assert names(shipped()[IN_FULL]) == pinned()[IN_FULL]
+
+
+def test_a_changed_setting_is_another_digest() -> None:
+    base = shipped()["smallest"]
+    changed = dataclasses.replace(base, seed=base.seed + 1)
+    before, after = digests(names(base)), digests(names(changed))
+    assert before["ligands"] != after["ligands"]
+
+
+if __name__ == "__main__":
+    PINNED.write_text(json.dumps(now(), indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,186 @@
+"""What is chosen is chosen on val: the test split has no say, and nobody looks at it before."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_models import ARCH, SmallTower, make_data, make_images, make_states, make_tower
+
+from neulig_ray.evaluation.context import Bench, choose
+from neulig_ray.evaluation.merged_models import Ingredients, serve
+from neulig_ray.evaluation.method_rows import Measured, Tuning, evaluate_merge
+from neulig_ray.experiment.catalog import ArchModels
+from neulig_ray.experiment.method_spec import MethodSpec
+from neulig_ray.ligand.data import LigandData
+from neulig_ray.merging import METHODS
+from neulig_ray.merging.parameters import ExpertStack
+from neulig_ray.stages import merge_inputs as materials
+from neulig_ray.stages.merge_inputs import MergeBench
+from neulig_ray.stages.read_inputs import SharedSplit
+from neulig_ray.storage.artifact import Artifact
+from neulig_ray.storage.storage import Storage
+from neulig_ray.tasks import Split
+
+KEYS = ("a@seed-0", "b@seed-0")
+TASKS = ("a", "b")
+STATES = make_states(KEYS)
+STACK = ExpertStack.from_states(STATES)
+GIVEN = Ingredients(base=make_tower(8).state_dict(), origin="seed-0", unlabelled=make_images("train"))
+CHOOSING = sorted(name for name in METHODS if METHODS[name].grid)
+
+
+class Watched:
+    """Images of a split that write its name down whenever somebody looks at them."""
+
+    def __init__(self, split: str, images: np.ndarray, seen: list[str]) -> None:
+        self.split, self._images, self._seen = split, images, seen
+        self.shape = images.shape
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        self._seen.append(self.split)
+        return self._images[rows]
+
+
+def split_data(split: str) -> LigandData:
+    """What the experts and the origin see."""
+    found = make_data(split, STATES)
+    origin = {
+        ("seed-0", task): np.full((len(labels), 6), 0.5, np.float32) for task, labels in found.labels.items()
+    }
+    return replace(found, embeddings={**found.embeddings, **origin})
+
+
+VAL, TEST = split_data("val"), split_data("test")
+
+
+def evaluate(method: str, grid: Mapping[str, Any], test: LigandData, seen: list[str]) -> Measured:
+    val_images, images = (
+        {task: Watched(split, found, seen) for task, found in make_images(split).items()}
+        for split in ("val", "test")
+    )
+    return evaluate_merge(
+        METHODS[method],
+        KEYS,
+        stack=STACK,
+        tower=SmallTower(),
+        arch=ARCH,
+        test=test,
+        images=images,  # type: ignore[arg-type]
+        ingredients=GIVEN,
+        tuning=Tuning(grid, VAL, val_images, 30),  # type: ignore[arg-type]
+    )
+
+
+def two_ends(method: str) -> dict[str, tuple[Any, ...]]:
+    return {option: (values[0], values[-1]) for option, values in METHODS[method].grid.items()}
+
+
+@pytest.mark.parametrize("method", CHOOSING)
+def test_nobody_looks_at_test_images_before_everything_is_chosen(method: str) -> None:
+    seen: list[str] = []
+    grid = two_ends(method)
+    evaluate(method, grid, TEST, seen)
+    rules, tries = 2, int(np.prod([len(values) for values in grid.values()]))
+    assert seen == ["val"] * (rules * tries * len(TASKS)) + ["test"] * (rules * len(TASKS))
+
+
+@pytest.mark.parametrize("method", CHOOSING)
+def test_a_test_split_on_which_another_value_is_perfect_changes_no_choice(method: str) -> None:
+    grid = two_ends(method)
+    chosen = evaluate(method, grid, TEST, []).selected
+    settings = Tuning(grid, VAL, {}).settings()
+    bench = Bench(KEYS, STACK, SmallTower(), ARCH, TEST, make_images("test"))
+    perfect = []
+    for setting in settings:
+        served = serve(METHODS[method], KEYS, STACK, SmallTower(), GIVEN, setting)
+        labels = {}
+        for task in TASKS:
+            every = torch.arange(len(bench.images[task]))
+            labels[task] = bench.logits(served.models[task], task, every).argmax(-1).numpy()
+        found = evaluate(method, grid, replace(TEST, labels={**TEST.labels, **labels}), [])
+        assert found.selected == chosen
+        averaged = [row["merging_accuracy"] for row in found.rows if row["buffers"] == "average"]
+        perfect.append(averaged == [100.0, 100.0])
+    assert sum(perfect) < len(settings), "a choice by test would be perfect each time"
+
+
+# What experiments hand over ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def splits_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The splits in the order in which they are read, out of a storage that is not there."""
+    seen: list[str] = []
+
+    def read_split(storage: Storage, models: ArchModels, split: str, keys: Any, images: bool) -> SharedSplit:
+        seen.append(split)
+        data = split_data(split)
+        return SharedSplit(data.embeddings, data.labels, data.heads, make_images(split))
+
+    def load_split(storage: Storage, artifact: Artifact, split: str) -> Split:
+        seen.append(split)
+        return Split(make_images(split)[artifact.label], split_data(split).labels[artifact.label])
+
+    class Clip:
+        visual = make_tower(8)
+
+    monkeypatch.setattr(materials, "read_split", read_split)
+    monkeypatch.setattr(materials, "load_split", load_split)
+    monkeypatch.setattr(materials, "read_stack", lambda *_: STACK)
+    monkeypatch.setattr(materials, "load_clip", lambda *_: Clip)
+    monkeypatch.setattr(materials, "load_bare_tower", lambda arch: SmallTower())
+    monkeypatch.setattr(materials, "ARCHS", {ARCH.name: ARCH})
+    return seen
+
+
+def bench_of(storage: Storage) -> MergeBench:
+    origin = Artifact("origin", "seed-0", "0")
+    data = {task: Artifact("task", task, task) for task in TASKS}
+    return MergeBench(storage, ArchModels(ARCH.name, {"seed-0": origin}, data=data), KEYS, 20, 30, 4)
+
+
+def test_scalings_are_tried_on_val(splits_read: list[str], tmp_path: Any) -> None:
+    tuning = bench_of(Storage(str(tmp_path))).tuning(MethodSpec.parse("task-arithmetic"))
+    assert splits_read == ["val"]
+    assert tuning is not None
+    assert all(np.array_equal(tuning.images[task], make_images("val")[task]) for task in TASKS)
+    assert all(np.array_equal(tuning.val.labels[task], VAL.labels[task]) for task in TASKS)
+    assert bench_of(Storage(str(tmp_path))).tuning(MethodSpec.parse("task-arithmetic:scaling=0.3")) is None
+
+
+@pytest.mark.parametrize(
+    ("method", "split"),
+    [
+        ("soup-greedy", "val"),
+        ("adamerging", "val"),
+        ("adamerging:adapt_on=test", "test"),
+        ("regmean-plus-plus", "train"),
+    ],
+)
+def test_methods_that_look_at_images_see_their_split(
+    method: str, split: str, splits_read: list[str], tmp_path: Any
+) -> None:
+    """Test images are for the one option that says so, and then without labels."""
+    make = bench_of(Storage(str(tmp_path))).ingredients(MethodSpec.parse(method), ()).workbench
+    assert splits_read == ["train", "train"], (
+        "unlabelled images for BatchNorm, and no more before they are asked for"
+    )
+    assert make is not None
+    bench = make()
+    assert splits_read[2:] == [split, split, "val"]
+    wanted = make_images(split)
+    for key, images in bench.images.items():
+        assert np.array_equal(images.images, wanted[key[0]])  # type: ignore[attr-defined]
+    reached = bench.score(STATES["b@seed-0"])
+    judge = Bench(KEYS, STACK, SmallTower(), ARCH, VAL, make_images("val"))
+    for key, accuracy in reached.items():
+        rows = choose(len(judge.images[key[0]]), 30, 4, key[0])
+        right = judge.logits(STATES["b@seed-0"], key[0], rows).argmax(-1) == judge.labels(key[0], rows)
+        assert accuracy == pytest.approx(100 * float(right.double().mean()))
+    assert "test" not in splits_read or split == "test"
