@@ -183,7 +183,9 @@ def test_names_are_the_same_in_a_new_process() -> None:
 
 
 def _path() -> str:
-    return os.pathsep.join([str(REPOSITORY / "tests"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    tests = REPOSITORY / "tests"
+    folders = (tests / "pipeline", tests / "helpers", tests, REPOSITORY)
+    return os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])
 
 
 _PLUGIN = """

@@ -13,8 +13,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from image_folders import folder, made, noisy_folder
 from PIL import Image
-from test_folder_tasks import folder
 
 from neulig_ray.errors import InputError
 from neulig_ray.models.archs import ARCHS
@@ -40,31 +40,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "torchvision.datasets.cifar.check_integrity", lambda path, md5=None: os.path.isfile(path)
     )
     return tmp_path / "data"
-
-
-def made(storage: Storage, entry: str, **settings):
-    """A prepared task: its artifact and what its manifest says."""
-    job = task_job(entry, 0, **settings)
-    job.run(storage)
-    return job.artifact, storage.manifest(job.artifact)["info"]
-
-
-def noise(path: Path, size: tuple[int, int], seed: int) -> None:
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    data_files.save(path, Image.fromarray(pixels))
-
-
-def noisy_folder(path: Path, **splits: int) -> Path:
-    """Images of many sizes, all different, 2 classes."""
-    for split, count in splits.items():
-        for number in range(count):
-            seed = number + 1000 * len(split)
-            noise(
-                path / split / f"c{number % 2}" / f"{number:04d}.png",
-                (30 + number % 9, 41 - number % 7),
-                seed,
-            )
-    return path
 
 
 def test_a_drawn_task_is_stored_as_it_is_drawn(storage: Storage) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_prepare import made, noisy_folder
+from image_folders import made, noisy_folder
 
 from neulig_ray.errors import StageError
 from neulig_ray.models.archs import ARCHS

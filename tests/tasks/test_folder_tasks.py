@@ -5,23 +5,12 @@ from pathlib import Path
 import data_files
 import numpy as np
 import pytest
+from image_folders import folder
 from PIL import Image
 
 from neulig_ray.errors import InputError
 from neulig_ray.tasks import find_task
 from neulig_ray.tasks._files import fetch, pictures
-
-CLASSES = ("cat", "dog_house", "emu")
-
-
-def folder(path: Path, **splits: int) -> Path:
-    """PATH/<split>/<class>/<number>.png, `count` images of each class; no splits: PATH/<class>/."""
-    for split, count in (splits or {"": 10}).items():
-        for label, name in enumerate(CLASSES):
-            for number in range(count):
-                image = Image.new("RGB", (9, 7), (number, label, len(split)))
-                data_files.save(path / split / name / f"{number:03d}.png", image)
-    return path
 
 
 def sizes(entry: str) -> dict[str, int]:

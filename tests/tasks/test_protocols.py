@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from image_folders import folder
 from rich.console import Console
 
 from neulig_ray.cluster.progress import Reporter
@@ -138,8 +139,6 @@ def test_views_belong_to_the_paper() -> None:
 
 
 def test_a_folder_goes_by_its_name_in_a_plan(tmp_path: Path) -> None:
-    from test_folder_tasks import folder
-
     path = folder(tmp_path / "pets")
     plan = make_plan(dataclasses.replace(TOY, tasks=("digits", f"folder:{path}")))
     assert list(plan.tasks) == ["digits", "pets"]
