@@ -37,16 +37,19 @@ import torch
 from rich.console import Console
 
 from neulig_ray.cli.experiments import load
-from neulig_ray.cluster.jobs import Failures, Made, Resources
-from neulig_ray.cluster.progress import Reporter, Stage
+from neulig_ray.cluster.cost import Cost, Sizes
+from neulig_ray.cluster.jobs import Job, JobOutput, Resources
+from neulig_ray.cluster.progress import Reporter, StageProgress
+from neulig_ray.cluster.run_context import RunContext
 from neulig_ray.cluster.session import Cluster
 from neulig_ray.cluster.train.job import Step, TrainJob, Worker
 from neulig_ray.cluster.train.run import run_trainings
 from neulig_ray.experiment.config import Experiment
-from neulig_ray.pipeline.pipeline import STAGES, Pipeline
+from neulig_ray.pipeline.pipeline import Pipeline
 from neulig_ray.pipeline.plan import Plan, make_plan
-from neulig_ray.stages import ligands as search
-from neulig_ray.stages.origins import store_file
+from neulig_ray.pipeline.stages import STAGES
+from neulig_ray.stages import search
+from neulig_ray.stages.origins import OriginFile
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
 
@@ -60,7 +63,7 @@ class Stopwatch(Reporter):
         self.ends: dict[str, list[float]] = {}
 
     @contextmanager
-    def stage(self, name: str, total: int, cached: int) -> Iterator[Stage]:
+    def stage(self, name: str, total: int, cached: int) -> Iterator[StageProgress]:
         started = time.monotonic()
         with super().stage(name, total, cached) as stage:
             finished, ends = stage.finished, self.ends.setdefault(name, [])
@@ -87,9 +90,9 @@ def overhead(experiment: Experiment, cpus: int) -> dict[str, Any]:
         begun = time.monotonic()
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
         start = time.monotonic() - begun
-        pipeline = Pipeline(plan, Storage(f"{folder}/ray"), Cluster(None, ()), watch)
-        pipeline.run("evaluations")
-        assert not pipeline.failures, pipeline.failures
+        pipeline = Pipeline(plan, RunContext(Storage(f"{folder}/ray"), Cluster(None, ()), watch))
+        pipeline.run("evaluate")
+        assert not pipeline.context.failures, pipeline.context.failures
         ray.shutdown()
     under_ray = {"start of Ray": start, **watch.seconds}
     return {"cpus": cpus, "plain": plain, "ray": under_ray}
@@ -99,24 +102,24 @@ def in_one_process(plan: Plan, storage: Storage) -> dict[str, float]:
     """The jobs of every stage one after another, by the code that the workers run."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    for origin in plan.origins:
-        store_file(origin, storage)
+    context = RunContext(storage, Cluster(None, ()), Stopwatch())
     seconds = {}
-    trainings: list[TrainJob] = [origin.job for origin in plan.origins if origin.job is not None]
-    work: dict[str, Any] = {
-        "tasks": lambda: [job.run(storage) for job in plan.tasks.values()],
-        "origins": lambda: [train(job, storage) for job in trainings],
-        "heads": lambda: [job.run(storage) for job in plan.heads],
-        "experts": lambda: [train(job, storage) for job in plan.experts],
-        "embeddings": lambda: [job.run(storage) for job in plan.embeddings],
-        "ligands": lambda: ligands(plan, storage),
-        "statistics": lambda: [job.run(storage) for job in plan.statistics],
-        "evaluations": lambda: [evaluation.job.run(storage) for evaluation in plan.evaluations],
-    }
     for stage in STAGES:
         started = time.monotonic()
-        work[stage]()
-        seconds["search" if stage == "ligands" else stage] = time.monotonic() - started
+        jobs = stage.jobs(plan)
+        for job in jobs:
+            if isinstance(job, OriginFile):
+                job.store(storage)
+            elif isinstance(job, Job):
+                job.run(storage)
+            elif hasattr(job, "steps"):
+                train(job, storage)
+        if stage.name == "search":
+            make_trials(jobs, storage)
+        elif stage.name == "ligands":
+            stage.runner()(context, jobs, Resources())
+        seconds[stage.name] = time.monotonic() - started
+    assert not context.failures, context.failures
     return seconds
 
 
@@ -129,18 +132,14 @@ def train(job: TrainJob, storage: Storage) -> None:
     storage.commit(job.artifact, *job.files(last, curve))
 
 
-def ligands(plan: Plan, storage: Storage) -> None:
-    for arch, models in plan.models.items():
-        trials = [trial for cell in plan.cells for trial in cell.trials if trial.arch == arch]
-        data = search._gather(arch, trials, models, storage)
+def make_trials(trials: list[search.Trial], storage: Storage) -> None:
+    for arch in {trial.arch for trial in trials}:
+        own = [trial for trial in trials if trial.arch == arch]
+        data = search.gather(own, storage)
         stack = search.ExpertStack.from_arrays(data["stack"])
-        for trial in trials:
+        for trial in own:
             made = search.train_trial(trial, data["train"], data["val"], data["offsets"], stack)
             storage.commit(trial.artifact, *made)
-    failures: Failures = {}
-    for cell in plan.cells:
-        search._select(cell, storage, failures)
-    assert not failures, failures
 
 
 # Trials -----------------------------------------------------------------------------------------------------
@@ -153,8 +152,8 @@ def trials(experiment: Experiment, count: int, cpus: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
         watch, storage = Stopwatch(), Storage(folder)
-        pipeline = Pipeline(plan, storage, Cluster(None, ()), watch)
-        pipeline.run("ligands")
+        pipeline = Pipeline(plan, RunContext(storage, Cluster(None, ()), watch))
+        pipeline.run("search")
         ray.shutdown()
         found = [trial.artifact for cell in plan.cells for trial in cell.trials]
         computing = sum(storage.manifest(artifact)["info"]["seconds"] for artifact in found)
@@ -180,16 +179,17 @@ class Sleep:
     artifact: Artifact
     seconds: float
     inputs: tuple[Artifact, ...] = ()
+    workers: int = 1
 
-    def cost(self, storage: Storage) -> float:
-        return self.seconds
+    def cost(self, sizes: Sizes) -> Cost:
+        return Cost(self.seconds)
 
     def steps(self, storage: Storage, worker: Worker, checkpoint: dict[str, Any] | None) -> Iterator[Step]:
         begun = time.time()
         time.sleep(self.seconds)
         yield Step(True, {"begun": begun, "ended": time.time()}, dict, None)
 
-    def files(self, last: Step, curve: list[dict[str, float]]) -> Made:
+    def files(self, last: Step, curve: list[dict[str, float]]) -> JobOutput:
         return {}, curve[-1]
 
 
@@ -231,13 +231,12 @@ def utilisation(nodes: int, shortest: float) -> dict[str, float]:
     ray.init(address=machines.address, log_to_driver=False)
     jobs = sleeping_experts(shortest)
     with tempfile.TemporaryDirectory() as folder:
-        storage, failures = Storage(folder), Failures()
+        storage = Storage(folder)
+        context = RunContext(storage, Cluster(None, ()), Stopwatch())
         begun = time.time()
-        run_trainings(
-            "experts", jobs, storage, Cluster(None, ()), Resources(), 1, None, Stopwatch(), failures
-        )
+        run_trainings("experts", jobs, context, Resources(), Sizes(storage, {}))
         ended = time.time()
-        assert not failures, failures
+        assert not context.failures, context.failures
         spans = sorted(
             (info["begun"] - begun, info["ended"] - begun)
             for info in (storage.manifest(job.artifact)["info"] for job in jobs)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from neulig_ray import __version__
 from neulig_ray.errors import InputError, StageError, unknown
 from neulig_ray.experiment.config import Experiment
+from neulig_ray.pipeline.stages import commands
 
 # command -> (module with a `main(command, arguments) -> int`, what it does)
 COMMANDS = {
@@ -15,11 +16,7 @@ COMMANDS = {
         "run.command",
         "the whole pipeline; resumes; prints the merging-versus-ensembling table",
     ),
-    "pretrain": ("run.command", "the pipeline up to the origins"),
-    "finetune": ("run.command", "the pipeline up to the experts"),
-    "embed": ("run.command", "the pipeline up to the embeddings"),
-    "search": ("run.command", "the pipeline up to the ligands"),
-    "evaluate": ("run.command", "the pipeline up to the results"),
+    **{command: ("run.command", about) for command, about in commands().items()},
     "merge": (
         "merge.command",
         "one method over any state dicts, stand-alone: safetensors in, safetensors out",

@@ -2,8 +2,6 @@
 
 import torch
 
-from neulig_ray.merging.parameters import ExpertStack
-
 
 def device() -> torch.device:
     """The device of the job that runs in this process.
@@ -17,18 +15,7 @@ def device() -> torch.device:
     return torch.device("cuda" if given and torch.cuda.is_available() else "cpu")
 
 
-def placed(stack: ExpertStack) -> ExpertStack:
-    """The experts where they are mixed: on the job's GPU if they take at most half of its room there.
-
-    On the GPU lie, besides, the bare tower, one merged model and a batch's activations. Where the experts do
-    not fit (twenty ViT-L-14 are 24 GB) they are mixed on the CPU, and each merged model is moved.
-    """
-    where = device()
-    needed = sum(vector.nbytes for vector in stack.vectors.values())
-    return stack.to(where) if where.type == "cuda" and needed <= _room() / 2 else stack
-
-
-def _room() -> float:
+def free_bytes() -> float:
     """Bytes that are free on the job's GPU, and no more than its share: others that share it come later."""
     import ray
 

@@ -1,20 +1,22 @@
 """Many small jobs on Ray, each committing one artifact."""
 
+import abc
 import gc
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
-from neulig_ray.cluster.progress import Reporter, Stage
-from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.cost import Cost, Sizes
+from neulig_ray.cluster.progress import StageProgress
+from neulig_ray.cluster.run_context import RunContext
 from neulig_ray.redaction import redacted
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Files, Storage
 
 Failures = dict[str, str]  # fingerprint -> what went wrong
-Made = tuple[Files, Mapping[str, Any]]
+JobOutput = tuple[Files, Mapping[str, Any]]  # the files of an artifact, and what its manifest says of them
 
 
 class HasArtifact(Protocol):
@@ -24,27 +26,50 @@ class HasArtifact(Protocol):
     def inputs(self) -> tuple[Artifact, ...]: ...
 
 
+class HasCost(HasArtifact, Protocol):
+    def cost(self, sizes: Sizes) -> Cost: ...
+
+
 J = TypeVar("J", bound=HasArtifact)
 
 
 @dataclass(frozen=True)
-class Job:
-    """`make(storage, **arguments)` gives the files and the info of `artifact`; a module-level function.
+class Needs:
+    """What a job takes beside its stage's CPUs. `gpu`: the stage's share of one, where that has any.
 
-    `on_driver`: it reads files of the driver's node, and runs there. `on_cpu`: it takes no GPU, whatever its
-    stage takes.
+    `on_driver`: it reads files of the driver's node, and runs there.
     """
 
-    artifact: Artifact
-    make: Callable[..., Made]
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    inputs: tuple[Artifact, ...] = ()
+    gpu: bool = True
     on_driver: bool = False
-    on_cpu: bool = False
+
+
+class Job(abc.ABC):
+    """One computation that makes one artifact. Subclasses are frozen dataclasses, which travel to workers."""
+
+    artifact: Artifact
+
+    @property
+    def inputs(self) -> tuple[Artifact, ...]:
+        """The artifacts without which it cannot run."""
+        return ()
+
+    @property
+    def needs(self) -> Needs:
+        return Needs()
+
+    def cost(self, sizes: Sizes) -> Cost:
+        """What it takes where its artifact is missing."""
+        return Cost()
+
+    @abc.abstractmethod
+    def make(self, storage: Storage) -> JobOutput:
+        """The artifact's files, and what its manifest says of them."""
 
     def run(self, storage: Storage) -> None:
+        """Commit the artifact unless it is there."""
         if not storage.exists(self.artifact):
-            files, info = self.make(storage, **self.arguments)
+            files, info = self.make(storage)
             storage.commit(self.artifact, files, info)
 
 
@@ -67,7 +92,10 @@ def threads(cpus: float) -> int:
 
 
 def ensure(
-    storage: Storage, jobs: Sequence[J], make: Callable[[list[J]], Failures], stage: Stage | None = None
+    storage: Storage,
+    jobs: Sequence[J],
+    make: Callable[[list[J]], Failures],
+    stage: StageProgress | None = None,
 ) -> Failures:
     """Have every job's artifact made once: what another driver is making is waited for, not made again.
 
@@ -124,37 +152,40 @@ def runnable(jobs: Sequence[J], failures: Failures) -> list[J]:
     return ready
 
 
-def run_stage(
+def run_jobs(
     name: str,
     jobs: Sequence[Job],
-    storage: Storage,
-    cluster: Cluster,
+    context: RunContext,
     resources: Resources,
-    reporter: Reporter,
-    failures: Failures,
-    costs: Callable[[], Mapping[str, float]] | None = None,
+    *,
+    longest_first: Sizes | None = None,
 ) -> None:
-    """Make what is missing of `jobs` on the cluster, adding to `failures` what could not be made.
+    """Make what is missing of `jobs` on the cluster, adding to the failures what could not be made.
 
-    `costs()`: fingerprint -> the work of a missing job, in any unit; the longest begin first. Lost workers
-    and nodes are retried by Ray, `resources.max_failures` times for each job.
+    `longest_first`: sizes by which jobs are ordered and the time that is left is told. Lost workers and nodes
+    are retried by Ray, `resources.max_failures` times for each job.
     """
-    ready = runnable(jobs, failures)
+    storage = context.storage
+    ready = runnable(jobs, context.failures)
     cached = sum(storage.exists(job.artifact) for job in ready)
-    with reporter.stage(name, len(ready), cached) as stage:
+    with context.reporter.stage(name, len(ready), cached) as stage:
         if cached == len(ready):
             return
-        cluster.start()
-        stage.slots = cluster.slots(cpus=resources.cpus, gpus=resources.gpus)
-        if costs is not None:
-            known = costs()  # asks the storage for every artifact: only where something is missing
-            ready.sort(key=lambda job: -known.get(job.artifact.fingerprint, 0.0))
-            stage.weigh((job.artifact.label, known.get(job.artifact.fingerprint, 0.0)) for job in ready)
+        context.cluster.start()
+        stage.slots = context.cluster.slots(cpus=resources.cpus, gpus=resources.gpus)
+        if longest_first is not None:
+            work = {
+                job.artifact.fingerprint: job.cost(longest_first).flops
+                for job in ready
+                if not storage.exists(job.artifact)
+            }
+            ready.sort(key=lambda job: -work.get(job.artifact.fingerprint, 0.0))
+            stage.weigh((job.artifact.label, work.get(job.artifact.fingerprint, 0.0)) for job in ready)
         made = ensure(storage, ready, lambda missing: _run(missing, storage, resources, stage), stage)
-        failures.update(made)
+        context.failures.update(made)
 
 
-def _run(jobs: list[Job], storage: Storage, resources: Resources, stage: Stage) -> Failures:
+def _run(jobs: list[Job], storage: Storage, resources: Resources, stage: StageProgress) -> Failures:
     import ray
 
     alone = ray.remote(num_cpus=resources.cpus, max_retries=resources.max_failures)(_execute)
@@ -169,7 +200,7 @@ def _run(jobs: list[Job], storage: Storage, resources: Resources, stage: Stage) 
     for worker in [keeper.remote() for _ in range(min(len(left), _KEEPERS * stage.slots))]:
         waiting[worker.__ray_ready__.remote()] = (None, worker)
     for job in [job for job in jobs if not _keeps(job, resources)]:
-        place = _on_driver(alone, resources) if job.on_driver else alone
+        place = _on_driver(alone, resources) if job.needs.on_driver else alone
         waiting[place.remote(job, storage, resources.threads)] = (job, None)
     failures: Failures = {}
 
@@ -208,7 +239,7 @@ def _keeps(job: Job, resources: Resources) -> bool:
     Ray gives each task with a GPU a process of its own, which imports torch anew: seconds, for jobs that take
     seconds. An actor keeps its process, and its GPU.
     """
-    return bool(resources.gpus) and not (job.on_cpu or job.on_driver)
+    return bool(resources.gpus) and job.needs.gpu and not job.needs.on_driver
 
 
 class _Keeper:

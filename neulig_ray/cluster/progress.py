@@ -28,12 +28,12 @@ class Reporter:
             self.console.print(redacted(text), highlight=False, soft_wrap=True)
 
     @contextmanager
-    def stage(self, name: str, total: int, cached: int) -> Iterator["Stage"]:
+    def stage(self, name: str, total: int, cached: int) -> Iterator["StageProgress"]:
         """Follow a stage of `total` jobs of which `cached` are in the storage already."""
         started = time.monotonic()
         if total == cached:
             self.say(f"[bold]{name:<12}[/] {total} in the storage")
-            yield Stage(self, name, None)
+            yield StageProgress(self, name, None)
             return
         bars = Progress(
             TextColumn("[bold]{task.fields[stage]:<12}"),
@@ -44,7 +44,7 @@ class Reporter:
             console=self.console,
         )
         live = self.console.is_terminal and not self.quiet
-        stage = Stage(self, name, bars if live else None, total, cached)
+        stage = StageProgress(self, name, bars if live else None, total, cached)
         with bars if live else nullcontext():
             yield stage
         failed = f", [red]{stage.failed} failed[/]" if stage.failed else ""
@@ -55,7 +55,7 @@ class Reporter:
         )
 
 
-class Stage:
+class StageProgress:
     """The progress of one stage; its methods may be called from any thread.
 
     `slots`: how many jobs the cluster holds at once. Of jobs that do not tell, as many are taken to run.

@@ -10,15 +10,13 @@ from typing import Final
 from huggingface_hub import try_to_load_from_cache
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
-from neulig_ray.cluster.jobs import Job
 from neulig_ray.errors import InputError
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.formats import tags
-from neulig_ray.models.origin_source import OriginSource
 from neulig_ray.paths import data_root
-from neulig_ray.pipeline.costs import clip_bytes
 from neulig_ray.pipeline.plan import Plan
-from neulig_ray.stages.origins import Origin
+from neulig_ray.stages.origins import OriginDownload, clip_bytes
+from neulig_ray.stages.tasks import TaskJob
 from neulig_ray.storage.storage import Storage
 from neulig_ray.tasks import find_task
 from neulig_ray.tasks._files import pictures
@@ -45,11 +43,17 @@ def absent(plan: Plan, storage: Storage) -> list[Absent]:
     """What the plan's missing artifacts are made from and is not on this machine."""
     found: list[Absent] = []
     for job in plan.all_tasks:
-        if job.on_driver and not storage.exists(job.artifact):
+        if job.from_files and not storage.exists(job.artifact):
             found += _of_task(job)
     for origin in plan.all_origins:
-        if origin.fetch is not None and not storage.exists(origin.artifact) and not _cached(origin):
-            found.append(_of_origin(origin))
+        download = origin.job
+        if (
+            isinstance(download, OriginDownload)
+            and not storage.exists(download.artifact)
+            and not _cached(download)
+        ):
+            remedy = f"downloaded ({download.source.place}), or placed: --origins {origin.name}=/path/to/file"
+            found.append(Absent(f"origin {origin.label}", remedy, clip_bytes(origin.arch)))
     for expert in plan.imported:
         if expert.path is None and not storage.exists(expert.artifact):
             flags = f"--arch {expert.arch} --task {expert.task} --origin {expert.origin}"
@@ -61,17 +65,17 @@ def absent(plan: Plan, storage: Storage) -> list[Absent]:
 def at_hand(plan: Plan) -> Iterator[str]:
     """Lines on each task whose entry names its data: where it is, how much, and what is passed over."""
     for job in plan.all_tasks:
-        task = find_task(job.arguments["entry"])
+        task = find_task(job.entry)
         if task.files is not None and task.files.at_hand:
-            splits = pictures(task, job.arguments["seed"], job.arguments["protocol"])
+            splits = pictures(task, job.seed, job.protocol)
             counts = ", ".join(f"{name} {len(part)}" for name, part in splits.items())
             yield f"data of {task.name}: {task.source}, {len(task.class_names)} classes, images: {counts}"
             for note in dict.fromkeys(note for part in splits.values() for note in part.notes):
                 yield f"data of {task.name}: {note}"
 
 
-def _of_task(job: Job) -> Iterator[Absent]:
-    task = find_task(job.arguments["entry"])
+def _of_task(job: TaskJob) -> Iterator[Absent]:
+    task = find_task(job.entry)
     assert task.files is not None
     if task.files.at_hand:
         return
@@ -106,20 +110,12 @@ def _of_task(job: Job) -> Iterator[Absent]:
         yield Absent(what, remedy, size, by_hand=not getattr(reader, "downloads", True))
 
 
-def _of_origin(origin: Origin) -> Absent:
-    assert origin.fetch is not None
-    source: OriginSource = origin.fetch.arguments["source"]
-    remedy = f"downloaded ({source.place}), or placed: --origins {source.name}=/path/to/file"
-    return Absent(f"origin {origin.label}", remedy, clip_bytes(origin.arch))
-
-
-def _cached(origin: Origin) -> bool:
+def _cached(download: OriginDownload) -> bool:
     """Whether the library that would download an origin has it already."""
-    assert origin.fetch is not None
-    source: OriginSource = origin.fetch.arguments["source"]
+    source = download.source
     if source.kind == "hub":
         return _in_hub_cache(source.place, [file for files in WEIGHTS.values() for file in files])
-    entry = tags.check_tag(ARCHS[origin.arch], source.place)
+    entry = tags.check_tag(ARCHS[download.arch], source.place)
     repository, _, file = str(entry.get("hf_hub", "")).rpartition("/")
     if repository:
         names = [str(Path(file).with_suffix(".safetensors")), file] if file else []

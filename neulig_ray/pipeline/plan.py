@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from neulig_ray.cluster.jobs import Job
+from neulig_ray.cluster.cost import Sizes
 from neulig_ray.errors import InputError
 from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.experiment.combinations import Group, collaborator, groups, origins_of
@@ -13,15 +13,19 @@ from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import image_size
 from neulig_ray.models.origin_source import parse_origin
 from neulig_ray.pipeline.names import check_names
-from neulig_ray.stages.embeddings import embedding_job
+from neulig_ray.pipeline.stages import STAGES
+from neulig_ray.stages.embeddings import EmbeddingJob, embedding_job
 from neulig_ray.stages.evaluations import Evaluation, plan_evaluations
-from neulig_ray.stages.experts import ExpertJob, expert_job, head_job
-from neulig_ray.stages.fused_origins import Sources, plan_fused
+from neulig_ray.stages.experts import ExpertJob, expert_job
+from neulig_ray.stages.fused_origins import FusionJob, Sources, plan_fused
+from neulig_ray.stages.heads import HeadJob, head_job
 from neulig_ray.stages.imported_experts import ImportedExpert, plan_imported
 from neulig_ray.stages.ligands import Cell, plan_cell
 from neulig_ray.stages.origins import Origin, plan_origin
-from neulig_ray.stages.tasks import task_job
+from neulig_ray.stages.statistics import StatisticsJob
+from neulig_ray.stages.tasks import TaskJob, task_job
 from neulig_ray.storage.artifact import Artifact
+from neulig_ray.storage.storage import Storage
 from neulig_ray.tasks import Task, find_task
 
 
@@ -30,21 +34,21 @@ class Plan:
     """The artifacts of an experiment, stage by stage; each names its inputs by their fingerprints."""
 
     experiment: Experiment
-    tasks: dict[str, Job]
+    tasks: dict[str, TaskJob]
     sources: Sources
     origins: list[Origin]
-    heads: list[Job]
+    heads: list[HeadJob]
     experts: list[ExpertJob]
     imported: list[ImportedExpert]
-    embeddings: list[Job]
+    embeddings: list[EmbeddingJob]
     models: dict[str, ArchModels]
     groups: list[Group]
     cells: list[Cell]
-    statistics: list[Job]
+    statistics: list[StatisticsJob]
     evaluations: list[Evaluation]
 
     @property
-    def all_tasks(self) -> list[Job]:
+    def all_tasks(self) -> list[TaskJob]:
         """The experiment's tasks, and those of the experts that its fused origins are made of."""
         own = {job.artifact.fingerprint: job for job in self.tasks.values()}
         return list((own | self.sources.tasks).values())
@@ -54,20 +58,22 @@ class Plan:
         """The experiment's origins after those that fused ones among them start from."""
         return list((self.sources.origins | {o.artifact.fingerprint: o for o in self.origins}).values())
 
+    @property
+    def base_origins(self) -> list[Origin]:
+        """The origins that are not made of experts."""
+        return [origin for origin in self.all_origins if not isinstance(origin.job, FusionJob)]
+
+    @property
+    def fused_origins(self) -> list[Origin]:
+        return [origin for origin in self.all_origins if isinstance(origin.job, FusionJob)]
+
     def artifacts(self) -> dict[str, list[Artifact]]:
         """Stage -> its artifacts, in the order of the stages."""
-        return {
-            "tasks": [job.artifact for job in self.all_tasks],
-            "sources": self.sources.artifacts(),
-            "origins": [origin.artifact for origin in self.all_origins],
-            "heads": [job.artifact for job in self.heads],
-            "experts": [job.artifact for job in self.experts] + [found.artifact for found in self.imported],
-            "embeddings": [job.artifact for job in self.embeddings],
-            "search": [trial.artifact for cell in self.cells for trial in cell.trials],
-            "ligands": [cell.artifact for cell in self.cells],
-            "statistics": [job.artifact for job in self.statistics],
-            "evaluations": [evaluation.job.artifact for evaluation in self.evaluations],
-        }
+        return {stage.name: [job.artifact for job in stage.jobs(self)] for stage in STAGES}
+
+    def sizes(self, storage: Storage) -> Sizes:
+        """How many images the plan's tasks have, or will have."""
+        return Sizes(storage, {job.artifact.fingerprint: job for job in self.all_tasks})
 
 
 def make_plan(experiment: Experiment) -> Plan:
@@ -90,7 +96,7 @@ def make_plan(experiment: Experiment) -> Plan:
 
     size = max(image_size(ARCHS[arch]) for arch in e.archs)
 
-    def prepare(entry: str, task: Task) -> Job:
+    def prepare(entry: str, task: Task) -> TaskJob:
         return task_job(entry, e.task_seed, e.protocol, size=size, views=e.views, task=task)
 
     tasks = {task.name: prepare(entry, task) for entry, task in entries.items()}

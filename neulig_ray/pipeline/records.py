@@ -8,7 +8,8 @@ from neulig_ray.cluster.jobs import Failures
 from neulig_ray.experiment.combinations import Group, origin_of
 from neulig_ray.pipeline.plan import Plan
 from neulig_ray.results.schema import failed
-from neulig_ray.stages.ligands import LIGAND_FILE, SEARCH_FILE, Cell
+from neulig_ray.stages.ligands import SEARCH_FILE, Cell
+from neulig_ray.stages.search import LIGAND_FILE
 from neulig_ray.storage.artifact import fingerprint
 from neulig_ray.storage.storage import Storage
 from neulig_ray.tracking import records

@@ -58,7 +58,7 @@ def _selected(plan: Plan, storage: Storage) -> list[dict[str, Any]]:
     found = []
     for evaluation in plan.evaluations:
         artifact, common = evaluation.job.artifact, evaluation.common
-        if evaluation.job.arguments["spec"].grid and storage.exists(artifact):
+        if evaluation.job.spec.grid and storage.exists(artifact):
             place = {
                 name: common[name] for name in ("arch", "origin", "n", "collaborators", "method", "options")
             }

@@ -15,16 +15,18 @@ from rich.markup import escape
 from neulig_ray.cli.options import Options
 from neulig_ray.cli.run.plan_table import plan_table
 from neulig_ray.cluster.progress import Reporter
+from neulig_ray.cluster.run_context import RunContext
 from neulig_ray.cluster.session import Cluster
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.experiment.config import Experiment
 from neulig_ray.outputs import write_output
 from neulig_ray.paths import check_roots
 from neulig_ray.pipeline.active_runs import announced
-from neulig_ray.pipeline.pipeline import LAST_STAGE, Pipeline
+from neulig_ray.pipeline.pipeline import Pipeline
 from neulig_ray.pipeline.plan import make_plan
 from neulig_ray.pipeline.records import cells, expert_curves, trials
 from neulig_ray.pipeline.results import write_results
+from neulig_ray.pipeline.stages import up_to
 from neulig_ray.plugins import load_plugins, read_plugins
 from neulig_ray.redaction import redacted
 from neulig_ray.report.html import render
@@ -57,7 +59,8 @@ class Session:
         self.cluster = Cluster(
             options.address, plugins, autoscaling=experiment.cluster.autoscaling, say=self._say_of_ray
         )
-        self.pipeline = Pipeline(self.plan, self.storage, self.cluster, self.reporter)
+        self.context = RunContext(self.storage, self.cluster, self.reporter)
+        self.pipeline = Pipeline(self.plan, self.context)
         self._open = ExitStack()
         self._unrecorded = False
 
@@ -85,8 +88,7 @@ class Session:
         """Run the pipeline up to what `command` ends with."""
         self.storage.check_writable()
         self.storage.check_experiment(self.plan.experiment.name)
-        last = LAST_STAGE[command]
-        table, missing = plan_table(self.pipeline, last)
+        table, missing = plan_table(self.pipeline, up_to(command))
         if command == "run":
             self._tracker().check()
             if os.environ.get("MLFLOW_TRACKING_URI") and self.options.tracking_uri is None:
@@ -100,7 +102,7 @@ class Session:
             self._open.enter_context(announced(self.plan, self.storage))
             if not self.options.quiet:
                 self.reporter.console.print(table)
-        self.pipeline.run(last)
+        self.pipeline.run(command)
         if command == "pretrain":
             for origin in self.plan.origins:
                 if not self.storage.exists(origin.artifact):
@@ -109,7 +111,7 @@ class Session:
 
     def results(self) -> pd.DataFrame:
         """The results table, which is written too."""
-        self._table, self._provenance = write_results(self.plan, self.storage, self.pipeline.failures)
+        self._table, self._provenance = write_results(self.plan, self.storage, self.context.failures)
         for warning in self._provenance["warnings"]:
             self.reporter.say(f"[yellow]warning[/]      {warning}")
         return self._table
@@ -120,7 +122,7 @@ class Session:
         A store that is away is tried again for a minute. The results do not depend on it: what it lacks then
         is told, and recorded by the same command later.
         """
-        experts = expert_curves(self.plan, self.storage, self.pipeline.failures, self._table)
+        experts = expert_curves(self.plan, self.storage, self.context.failures, self._table)
         found = trials(self.plan, self.storage), experts, cells(self.plan, self.storage)
         uri, name = self._tracking()[0], self.plan.experiment.name
         # Two drivers that record at once would both make the runs that they do not find.
@@ -160,7 +162,7 @@ class Session:
 
     def status(self) -> int:
         """0, or 1 when something failed or is not recorded."""
-        return 1 if self.pipeline.failures or self._unrecorded else 0
+        return 1 if self.context.failures or self._unrecorded else 0
 
     def _say_of_ray(self, text: str) -> None:
         self.reporter.say(f"[bold]{'Ray':<12}[/] {escape(text)}")

@@ -10,7 +10,7 @@ from neulig_ray.experiment.combinations import origin_of
 from neulig_ray.ligand.data import LigandData, task_of
 from neulig_ray.pipeline.plan import Plan
 from neulig_ray.stages.embeddings import load_embeddings
-from neulig_ray.stages.experts import HEAD_FILE
+from neulig_ray.stages.heads import FILE as HEAD_FILE
 from neulig_ray.stages.tasks import read_array
 from neulig_ray.storage.storage import Storage
 

@@ -3,14 +3,17 @@
 import copy
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from neulig_ray.cluster.cost import Cost, Sizes
 from neulig_ray.cluster.device import device
-from neulig_ray.cluster.jobs import Job, Made
+from neulig_ray.cluster.jobs import Job, JobOutput
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import build_tower, embed
+from neulig_ray.models.work import forward_flops
 from neulig_ray.stages.experts import load_expert
 from neulig_ray.stages.origins import load_clip
 from neulig_ray.stages.tasks import array_bytes, load_split, read_array
@@ -21,21 +24,40 @@ from neulig_ray.tasks._base import SPLITS
 VERSION = 1
 
 
-def embedding_job(arch: str, model: Artifact, task: str, data: Artifact) -> Job:
+@dataclass(frozen=True)
+class EmbeddingJob(Job):
     """The un-normalised embeddings (N, d) of a task's splits by a model: an expert or an origin."""
+
+    artifact: Artifact
+    arch: str
+    model: Artifact
+    data: Artifact
+
+    @property
+    def inputs(self) -> tuple[Artifact, ...]:
+        return self.model, self.data
+
+    def cost(self, sizes: Sizes) -> Cost:
+        found = sizes.of(self.data)
+        if found is None:
+            return Cost(unknown=1)
+        images = sum(found[split] for split in SPLITS)
+        width = ARCHS[self.arch].config["embed_dim"]
+        return Cost(images * forward_flops(self.arch), 4 * images * width)
+
+    def make(self, storage: Storage) -> JobOutput:
+        tower = _load_tower(storage, self.model, self.arch)
+        files = {}
+        for split in SPLITS:
+            images = load_split(storage, self.data, split).images
+            files[f"{split}.npy"] = array_bytes(embed(tower, images, ARCHS[self.arch], device=device()))
+        return files, {"arch": self.arch, "model": self.model.label, "data": self.data.label}
+
+
+def embedding_job(arch: str, model: Artifact, task: str, data: Artifact) -> EmbeddingJob:
     inputs = {"model": model.fingerprint, "data": data.fingerprint}
     artifact = Artifact.of("embedding", f"{model.label}.on.{task}", VERSION, inputs)
-    arguments = {"arch": arch, "model": model, "data": data}
-    return Job(artifact, _make, arguments, inputs=(model, data))
-
-
-def _make(storage: Storage, arch: str, model: Artifact, data: Artifact) -> Made:
-    tower = _load_tower(storage, model, arch)
-    files = {}
-    for split in SPLITS:
-        images = load_split(storage, data, split).images
-        files[f"{split}.npy"] = array_bytes(embed(tower, images, ARCHS[arch], device=device()))
-    return files, {"arch": arch, "model": model.label, "data": data.label}
+    return EmbeddingJob(artifact, arch, model, data)
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,16 +1,20 @@
-"""What an evaluation's job does in its worker: read, measure, and hand back results rows."""
+"""Jobs of evaluations: in a worker they read, measure, and hand back results rows."""
 
 import functools
 import json
+import math
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from neulig_ray.cluster.device import placed
-from neulig_ray.cluster.jobs import Made
+from torch import nn
+
+from neulig_ray.cluster.cost import TRAINING_PASSES, Cost, Sizes
+from neulig_ray.cluster.jobs import Job, JobOutput, Needs
 from neulig_ray.errors import NotApplicable
 from neulig_ray.evaluation.baseline_rows import (
     evaluate_ensemble,
@@ -27,10 +31,12 @@ from neulig_ray.ligand.data import Combination, task_of
 from neulig_ray.ligand.files import read_ligand
 from neulig_ray.ligand.portland import Portland
 from neulig_ray.models.archs import ARCHS
+from neulig_ray.models.clip import skeleton
+from neulig_ray.models.work import forward_flops
 from neulig_ray.results.schema import skipped
-from neulig_ray.stages.ligands import LIGAND_FILE
 from neulig_ray.stages.merge_inputs import MergeBench
-from neulig_ray.stages.read_inputs import SharedSplit, load_bare_tower, read_split, read_stack
+from neulig_ray.stages.read_inputs import SharedSplit, load_bare_tower, on_device, read_split, read_stack
+from neulig_ray.stages.search import LIGAND_FILE
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
 
@@ -45,21 +51,75 @@ class Found(NamedTuple):
     about: Mapping[str, Any] = MappingProxyType({})
 
 
-def measure(
-    storage: Storage,
-    measure: Callable[..., Found],
-    spec: MethodSpec,
-    models: ArchModels,
-    settings: Mapping[str, Any],
-) -> Made:
-    started = time.perf_counter()
-    found = measure(storage, spec, models, **settings)
-    spent = time.perf_counter() - started
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of the worker since it started
-    peak = kilobytes * (1 if sys.platform == "darwin" else 1024)
-    rows = [{**row, "seconds": spent, "peak_memory_bytes": peak} for row in found.rows]
-    info = {"rows": len(rows), "seconds": spent, **found.about}
-    return {ROWS_FILE: json.dumps(rows, indent=1).encode()}, info
+@dataclass(frozen=True)
+class EvaluationJob(Job):
+    """One method on the test split of a combination's tasks: `measure(storage, spec, models, **settings)`.
+
+    `reads`: the artifacts that it works on. `mixed`: the combination's origins differ.
+    """
+
+    artifact: Artifact
+    measure: Callable[..., Found]
+    spec: MethodSpec
+    models: ArchModels
+    settings: Mapping[str, Any]
+    reads: tuple[Artifact, ...]
+    tasks: tuple[str, ...]
+    mixed: bool
+
+    @property
+    def inputs(self) -> tuple[Artifact, ...]:
+        return self.reads
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(gpu=self.measure not in STORED)
+
+    def cost(self, sizes: Sizes) -> Cost:
+        flops, data, settings = forward_flops(self.models.arch), self.models.data, self.settings
+        if "granularity" in settings:
+            orders = settings.get("order_seeds", 1) if settings["granularity"] in MIXED else 1
+            limit = settings.get("sample_images")
+            return sum((sizes.passes(data[t], "test", orders * flops, limit) for t in self.tasks), Cost())
+        return self._merging(sizes, flops) if self.measure is merge else Cost()
+
+    def _merging(self, sizes: Sizes, flops: float) -> Cost:
+        """Looks of merged models: training, choices on val, the test split.
+
+        Where the tower has BatchNorm, all but the training is done twice, once with statistics made anew.
+        """
+        tower, spec, settings = _skeleton(self.models.arch), self.spec, self.settings
+        if spec.method.refuses(tower) is not None or (spec.method.needs_base and self.mixed):
+            return Cost()
+        tries = math.prod(map(len, spec.grid.values())) if spec.grid else 0
+        rules = 2 if any(name.endswith("running_mean") for name in tower.state_dict()) else 1
+        total, data = Cost(), self.models.data
+        for task in self.tasks:
+            if tries:
+                total += sizes.passes(data[task], "val", rules * tries * flops, settings["val_images"])
+            total += sizes.passes(data[task], "test", rules * flops)
+        passes = (rules - 1) * (tries + 1) * len(self.tasks) * settings["batchnorm_images"]
+        options = spec.method.resolve(dict(spec.options))
+        if {"steps", "batch_size"} <= options.keys():
+            passes += TRAINING_PASSES * options["steps"] * options["batch_size"] * len(self.tasks)
+        return total + Cost(passes * flops)
+
+    def make(self, storage: Storage) -> JobOutput:
+        started = time.perf_counter()
+        found = self.measure(storage, self.spec, self.models, **self.settings)
+        elapsed = time.perf_counter() - started
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of the worker since it started
+        peak = kilobytes * (1 if sys.platform == "darwin" else 1024)
+        rows = [{**row, "seconds": elapsed, "peak_memory_bytes": peak} for row in found.rows]
+        info = {"rows": len(rows), "seconds": elapsed, **found.about}
+        return {ROWS_FILE: json.dumps(rows, indent=1).encode()}, info
+
+
+@functools.lru_cache(maxsize=8)
+def _skeleton(arch: str) -> nn.Module:
+    """A tower without its numbers."""
+    tower: nn.Module = skeleton(ARCHS[arch]).visual
+    return tower
 
 
 def single(storage: Storage, spec: MethodSpec, models: ArchModels, key: str) -> Found:
@@ -140,7 +200,7 @@ def ligand(
     rows = evaluate_ligand(
         portland,
         portland.combinations.index(combination),
-        stack=placed(read_stack(storage, models, combination)),
+        stack=on_device(read_stack(storage, models, combination)),
         tower=load_bare_tower(models.arch),
         arch=ARCHS[models.arch],
         val=read_split(storage, models, "val", combination, images=False).data,

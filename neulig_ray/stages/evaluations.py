@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from neulig_ray.cluster.jobs import Failures, Job
+from neulig_ray.cluster.jobs import Failures
 from neulig_ray.evaluation.rows import Row
 from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.experiment.combinations import Group, origin_of
@@ -13,9 +13,9 @@ from neulig_ray.experiment.config import Experiment
 from neulig_ray.experiment.method_spec import MethodSpec
 from neulig_ray.ligand.data import Combination, task_of
 from neulig_ray.results.schema import failed
-from neulig_ray.stages import evaluation_jobs as measurements
+from neulig_ray.stages import evaluation_jobs
 from neulig_ray.stages.ligands import Cell
-from neulig_ray.stages.statistics import statistics_job
+from neulig_ray.stages.statistics import StatisticsJob, statistics_job
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
 
@@ -26,7 +26,7 @@ VERSION = 1
 class Evaluation:
     """A job, and what its rows have in common whether it succeeds or fails."""
 
-    job: Job
+    job: evaluation_jobs.EvaluationJob
     common: Mapping[str, Any]
     tasks: tuple[str, ...]
 
@@ -37,7 +37,7 @@ def plan_evaluations(
     groups: Sequence[Group],
     cells: Sequence[Cell],
     models: Mapping[str, ArchModels],
-) -> tuple[list[Evaluation], list[Job]]:
+) -> tuple[list[Evaluation], list[StatisticsJob]]:
     """All evaluations of an experiment, and the jobs that measure what some methods need of each expert."""
     planner = _Planner(experiment, models)
     planned: list[Evaluation] = []
@@ -60,7 +60,7 @@ class _Planner:
     def __init__(self, experiment: Experiment, models: Mapping[str, ArchModels]) -> None:
         self._e = experiment
         self._models = models
-        self.measuring: dict[str, Job] = {}  # fingerprint -> job
+        self.measuring: dict[str, StatisticsJob] = {}  # fingerprint -> job
 
     def single(self, spec: MethodSpec, arch: str, key: str) -> Evaluation:
         origin, task = origin_of(key), task_of(key)
@@ -77,7 +77,7 @@ class _Planner:
             "granularity": "global",
         }
         return self._evaluation(
-            spec, arch, key, common, (task,), measurements.single, known, inputs, {"key": key}
+            spec, arch, key, common, (task,), evaluation_jobs.single, known, inputs, {"key": key}
         )
 
     def ensemble(self, spec: MethodSpec, group: Group, combination: Combination) -> Evaluation:
@@ -89,7 +89,7 @@ class _Planner:
             ",".join(combination),
             common,
             _tasks(combination),
-            measurements.ensemble,
+            evaluation_jobs.ensemble,
             known,
             known.inputs(),
             {"combination": combination},
@@ -117,14 +117,14 @@ class _Planner:
             ",".join(combination),
             {**self._combined(group, combination), "granularity": granularity},
             _tasks(combination),
-            measurements.merge,
+            evaluation_jobs.merge,
             known,
             (*known.inputs(), *statistics),
             settings,
             statistics=statistics,
         )
 
-    def statistics(self, spec: MethodSpec, arch: str, key: str) -> Job:
+    def statistics(self, spec: MethodSpec, arch: str, key: str) -> StatisticsJob:
         job = statistics_job(self._e, spec, self._models[arch], key)
         return self.measuring.setdefault(job.artifact.fingerprint, job)
 
@@ -146,7 +146,7 @@ class _Planner:
                         label,
                         common,
                         _tasks(combination),
-                        measurements.hard_routing,
+                        evaluation_jobs.hard_routing,
                         known,
                         inputs,
                         settings,
@@ -159,7 +159,7 @@ class _Planner:
                     options["sample_images"] = e.sample_images
                 if granularity.startswith("batch"):
                     options["batch_size"] = e.batch_size
-                if granularity in measurements.MIXED:
+                if granularity in evaluation_jobs.MIXED:
                     options["order_seeds"] = e.order_seeds
                 common = {**base, "granularity": granularity}
                 planned.append(
@@ -169,7 +169,7 @@ class _Planner:
                         f"{label}.{granularity}",
                         common,
                         _tasks(combination),
-                        measurements.ligand,
+                        evaluation_jobs.ligand,
                         known,
                         inputs,
                         {**settings, **options},
@@ -193,7 +193,7 @@ class _Planner:
         label: str,
         common: Mapping[str, Any],
         tasks: tuple[str, ...],
-        measure: Callable[..., measurements.Found],
+        measure: Callable[..., evaluation_jobs.Found],
         models: ArchModels,
         inputs: tuple[Artifact, ...],
         settings: Mapping[str, Any],
@@ -209,7 +209,6 @@ class _Planner:
             **settings,
         }
         artifact = Artifact.of("evaluation", f"{spec.name}.{arch}.{label}", VERSION, identity)
-        arguments = {"measure": measure, "spec": spec, "models": models, "settings": {**settings, **more}}
         shared = {
             "arch": arch,
             "method": spec.name,
@@ -222,8 +221,16 @@ class _Planner:
             "fingerprint": artifact.fingerprint,
             **common,
         }
-        on_cpu = measure in measurements.STORED
-        job = Job(artifact, measurements.measure, arguments, inputs, on_cpu=on_cpu)
+        job = evaluation_jobs.EvaluationJob(
+            artifact,
+            measure,
+            spec,
+            models,
+            {**settings, **more},
+            inputs,
+            tasks,
+            mixed="," in shared["origin"],
+        )
         return Evaluation(job, shared, tasks)
 
 
@@ -236,5 +243,5 @@ def evaluation_rows(evaluation: Evaluation, storage: Storage, failures: Failures
     reason = failures.get(evaluation.job.artifact.fingerprint)
     if reason is not None:
         return [{**evaluation.common, "task": task, "status": failed(reason)} for task in evaluation.tasks]
-    rows: list[Row] = storage.load_json(evaluation.job.artifact, measurements.ROWS_FILE)
+    rows: list[Row] = storage.load_json(evaluation.job.artifact, evaluation_jobs.ROWS_FILE)
     return [{**evaluation.common, **row} for row in rows]

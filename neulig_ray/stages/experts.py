@@ -1,60 +1,32 @@
-"""Stages `heads` and `experts`: the frozen zero-shot classifiers, and the towers fine-tuned under them."""
+"""Stage `experts`: image towers fine-tuned on one task each, under the task's frozen zero-shot head."""
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from neulig_ray.cluster.jobs import Job, Made
+from neulig_ray.cluster.cost import TRAINING_PASSES, Cost, Sizes
+from neulig_ray.cluster.jobs import JobOutput
 from neulig_ray.cluster.train.job import Step, Worker
 from neulig_ray.experiment.combinations import collaborator
 from neulig_ray.experiment.config import Experiment
-from neulig_ray.models.archs import ARCHS, FinetuneRecipe
-from neulig_ray.models.heads import zero_shot_head
+from neulig_ray.models.archs import ARCHS, FinetuneRecipe, override
+from neulig_ray.models.clip import skeleton
 from neulig_ray.models.tower_files import describe, read_tower, tower_bytes
 from neulig_ray.models.work import forward_flops
+from neulig_ray.stages.heads import FILE as HEAD_FILE
 from neulig_ray.stages.origins import Origin, load_clip
-from neulig_ray.stages.recipe_changes import override
-from neulig_ray.stages.tasks import array_bytes, load_split, read_array
+from neulig_ray.stages.tasks import load_split, read_array
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
-from neulig_ray.tasks import Task
 from neulig_ray.training.finetune import finetune
 
 VERSION = 1
 FILE = "expert.safetensors"
-HEAD_FILE = "head.npy"
-
-
-def head_job(origin: Origin, task: Task) -> Job:
-    """The zero-shot head (C, d) of a task, written by the origin's text tower.
-
-    The job carries the names and templates: a task in a folder is not known on other nodes.
-    """
-    texts = {"class_names": task.class_names, "templates": task.templates}
-    inputs = {"origin": origin.artifact.fingerprint, **texts}
-    artifact = Artifact.of("head", f"{origin.arch}.{task.name}@{origin.name}", VERSION, inputs)
-    return Job(
-        artifact,
-        _make_head,
-        {"origin": origin.artifact, "arch": origin.arch, "task": task.name, **texts},
-        inputs=(origin.artifact,),
-    )
-
-
-def _make_head(
-    storage: Storage,
-    origin: Artifact,
-    arch: str,
-    task: str,
-    class_names: tuple[str, ...],
-    templates: tuple[str, ...],
-) -> Made:
-    head = zero_shot_head(load_clip(storage, origin, arch), ARCHS[arch], class_names, templates)
-    return {HEAD_FILE: array_bytes(head.numpy())}, {"arch": arch, "task": task, "class_names": class_names}
 
 
 @dataclass(frozen=True)
@@ -70,14 +42,16 @@ class ExpertJob:
     data: Artifact
     recipe: FinetuneRecipe
     seed: int
+    workers: int
 
     @property
     def inputs(self) -> tuple[Artifact, ...]:
         return self.origin, self.head, self.data
 
-    def cost(self, storage: Storage) -> float:
-        images = storage.manifest(self.data)["info"]["images"]["train"]
-        return float(self.recipe.epochs * images * forward_flops(self.arch))
+    def cost(self, sizes: Sizes) -> Cost:
+        epoch = TRAINING_PASSES * forward_flops(self.arch)
+        looks = sizes.passes(self.data, "train", self.recipe.epochs * epoch)
+        return looks + Cost(bytes=tower_size(self.arch))
 
     def steps(self, storage: Storage, worker: Worker, checkpoint: dict[str, Any] | None) -> Iterator[Step]:
         tower = copy.deepcopy(load_clip(storage, self.origin, self.arch).visual)
@@ -102,7 +76,7 @@ class ExpertJob:
             }
             yield Step(epoch.index == epoch.epochs, point, epoch.checkpoint, tower)
 
-    def files(self, last: Step, curve: list[dict[str, float]]) -> Made:
+    def files(self, last: Step, curve: list[dict[str, float]]) -> JobOutput:
         metadata = describe(
             ARCHS[self.arch],
             "tower",
@@ -139,7 +113,24 @@ def expert_job(
     }
     key = collaborator(task, origin.name)
     artifact = Artifact.of("expert", f"{origin.arch}.{key}", VERSION, inputs)
-    return ExpertJob(artifact, origin.arch, key, task, origin.artifact, head, data, recipe, experiment.seed)
+    return ExpertJob(
+        artifact,
+        origin.arch,
+        key,
+        task,
+        origin.artifact,
+        head,
+        data,
+        recipe,
+        experiment.seed,
+        experiment.finetune.workers,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def tower_size(arch: str) -> int:
+    """Bytes of a visual tower's state in float32."""
+    return 4 * sum(tensor.numel() for tensor in skeleton(ARCHS[arch]).visual.state_dict().values())
 
 
 def load_expert(storage: Storage, artifact: Artifact, arch: str) -> Mapping[str, torch.Tensor]:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from neulig_ray.cluster.jobs import Job, Made
+from neulig_ray.cluster.cost import Cost, Sizes
+from neulig_ray.cluster.jobs import Job, JobOutput, Needs
 from neulig_ray.errors import InputError
 from neulig_ray.experiment.combinations import collaborator
 from neulig_ray.experiment.config import Experiment
@@ -20,9 +21,11 @@ from neulig_ray.merging.engine import merge_with
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.origin_files import origin_bytes
 from neulig_ray.models.origin_source import HUB, OriginSource
-from neulig_ray.stages.experts import ExpertJob, expert_job, head_job, load_expert
+from neulig_ray.stages.experts import ExpertJob, expert_job, load_expert
+from neulig_ray.stages.heads import HeadJob, head_job
 from neulig_ray.stages.imported_experts import ImportedExpert
-from neulig_ray.stages.origins import FILE, Origin, load_clip, plan_origin
+from neulig_ray.stages.origins import FILE, Origin, clip_bytes, load_clip, plan_origin
+from neulig_ray.stages.tasks import TaskJob
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
 from neulig_ray.tasks import Task, find_task
@@ -40,23 +43,51 @@ class Sources:
     """
 
     imported: Mapping[tuple[str, str], ImportedExpert] = field(default_factory=dict)
-    tasks: dict[str, Job] = field(default_factory=dict)
+    tasks: dict[str, TaskJob] = field(default_factory=dict)
     origins: dict[str, Origin] = field(default_factory=dict)
-    heads: dict[str, Job] = field(default_factory=dict)
+    heads: dict[str, HeadJob] = field(default_factory=dict)
     experts: dict[str, ExpertJob] = field(default_factory=dict)
-    fusions: list[Job] = field(default_factory=list)
 
-    def artifacts(self) -> list[Artifact]:
+    def jobs(self) -> list[HeadJob | ExpertJob]:
         """The heads and experts; tasks and origins are counted with the experiment's own."""
-        heads = [head.artifact for head in self.heads.values()]
-        return heads + [expert.artifact for expert in self.experts.values()]
+        return [*self.heads.values(), *self.experts.values()]
+
+
+@dataclass(frozen=True)
+class FusionJob(Job):
+    """The origin `base` with the mean of `experts` as its image tower."""
+
+    artifact: Artifact
+    arch: str
+    base: Artifact
+    experts: tuple[Artifact, ...]
+    source: str
+
+    @property
+    def inputs(self) -> tuple[Artifact, ...]:
+        return self.base, *self.experts
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(gpu=False)
+
+    def cost(self, sizes: Sizes) -> Cost:
+        return Cost(bytes=clip_bytes(self.arch))
+
+    def make(self, storage: Storage) -> JobOutput:
+        clip = copy.deepcopy(load_clip(storage, self.base, self.arch))
+        states: Mapping[str, Any] = {e.label: load_expert(storage, e, self.arch) for e in self.experts}
+        clip.visual.load_state_dict(merge_with(METHODS["fuse"], states))
+        about = {"origin": f"fuse:{self.source}", "experts": [e.fingerprint for e in self.experts]}
+        data = origin_bytes(clip, ARCHS[self.arch], about, half=False)
+        return {FILE: data}, {"arch": self.arch, **about}
 
 
 def plan_fused(
     experiment: Experiment,
     arch: str,
     source: OriginSource,
-    prepare: Callable[[str, Task], Job],
+    prepare: Callable[[str, Task], TaskJob],
     sources: Sources,
 ) -> Origin:
     """The fused origin; what it needs first is added to `sources`. `prepare` gives a task's job.
@@ -91,14 +122,5 @@ def plan_fused(
         "method_version": METHODS["fuse"].version,
     }
     artifact = Artifact.of("origin", f"{arch}.{source.name}", VERSION, inputs)
-    arguments = {"arch": arch, "base": base.artifact, "experts": tuple(experts), "source": source.place}
-    sources.fusions.append(Job(artifact, _fuse, arguments, (base.artifact, *experts)))
-    return Origin(arch, source.name, artifact)
-
-
-def _fuse(storage: Storage, arch: str, base: Artifact, experts: tuple[Artifact, ...], source: str) -> Made:
-    clip = copy.deepcopy(load_clip(storage, base, arch))
-    states: Mapping[str, Any] = {e.label: load_expert(storage, e, arch) for e in experts}
-    clip.visual.load_state_dict(merge_with(METHODS["fuse"], states))
-    about = {"origin": f"fuse:{source}", "experts": [e.fingerprint for e in experts]}
-    return {FILE: origin_bytes(clip, ARCHS[arch], about, half=False)}, {"arch": arch, **about}
+    job = FusionJob(artifact, arch, base.artifact, tuple(experts), source.place)
+    return Origin(arch, source.name, job)

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neulig_ray.cluster.cost import Cost, Sizes
+from neulig_ray.cluster.run_context import RunContext
 from neulig_ray.documents import bounded_json
 from neulig_ray.errors import InputError
 from neulig_ray.experiment.combinations import collaborator, origin_name, origins_of
 from neulig_ray.experiment.config import Experiment
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.tower_files import read_tower
-from neulig_ray.stages.experts import FILE
+from neulig_ray.stages.experts import FILE, tower_size
 from neulig_ray.storage.artifact import Artifact, fingerprint
 from neulig_ray.storage.inventory import inventory
 from neulig_ray.storage.storage import Storage
@@ -38,10 +40,18 @@ class ImportedExpert:
     artifact: Artifact
     path: Path | None = None
     source: str = ""
+    inputs: tuple[Artifact, ...] = ()
 
     @property
     def key(self) -> str:
         return collaborator(self.task, self.origin)
+
+    def cost(self, sizes: Sizes) -> Cost:
+        return Cost(bytes=tower_size(self.arch))
+
+    def prepare(self, context: RunContext) -> None:
+        """Copy it into the storage, where every node reads it; raises what `store_expert` raises."""
+        store_expert(self, context.storage)
 
 
 def imported_artifact(arch: str, task: str, origin: str, sha256: str) -> Artifact:

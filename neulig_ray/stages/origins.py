@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neulig_ray.cluster.jobs import Job, Made
+from neulig_ray.cluster.cost import TRAINING_PASSES, Cost, Sizes
+from neulig_ray.cluster.jobs import Job, JobOutput, Needs
+from neulig_ray.cluster.run_context import RunContext
 from neulig_ray.cluster.train.job import Step, Worker
 from neulig_ray.errors import InputError
 from neulig_ray.experiment.config import Experiment
 from neulig_ray.models import clip as clip_models
 from neulig_ray.models import origin_files
-from neulig_ray.models.archs import ARCHS, PretrainRecipe
+from neulig_ray.models.archs import ARCHS, PretrainRecipe, override
+from neulig_ray.models.clip import skeleton
 from neulig_ray.models.formats.checkpoints import digest
 from neulig_ray.models.formats.origins import (
     check_origin,
@@ -23,7 +26,6 @@ from neulig_ray.models.formats.origins import (
 )
 from neulig_ray.models.origin_source import OriginSource, parse_origin
 from neulig_ray.models.work import forward_flops
-from neulig_ray.stages.recipe_changes import override
 from neulig_ray.stages.tasks import task_artifact
 from neulig_ray.storage.artifact import Artifact, fingerprint
 from neulig_ray.storage.storage import Storage
@@ -35,15 +37,69 @@ FILE = "origin.safetensors"
 
 
 @dataclass(frozen=True)
+class OriginFile:
+    """An origin that is a file here, shipped or given: the driver copies it into the storage."""
+
+    artifact: Artifact
+    arch: str
+    name: str
+    path: Path
+    inputs: tuple[Artifact, ...] = ()
+
+    def cost(self, sizes: Sizes) -> Cost:
+        return Cost(bytes=self.path.stat().st_size if self.path.is_file() else clip_bytes(self.arch))
+
+    def prepare(self, context: RunContext) -> None:
+        """Copy the file, after checking it; every node reads it in the storage. Raises InputError."""
+        self.store(context.storage)
+
+    def store(self, storage: Storage) -> None:
+        if storage.exists(self.artifact):
+            return
+        about: dict[str, Any] = {"source": self.path.name}
+        if is_ours(self.path):
+            data = self.path.read_bytes()
+            origin_files.load_origin(data, ARCHS[self.arch], label=str(self.path))
+        else:
+            source = OriginSource(self.name, "path", str(self.path))
+            data, about = foreign_origin_bytes(ARCHS[self.arch], source)
+        storage.commit(self.artifact, {FILE: data}, {"arch": self.arch, **about})
+
+
+@dataclass(frozen=True)
+class OriginDownload(Job):
+    """A download: a job, so that it happens once, on a node that reaches the hub.
+
+    It is named by arch and tag; the sha256 of what was downloaded stands in the artifact's manifest.
+    """
+
+    artifact: Artifact
+    arch: str
+    source: OriginSource
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(gpu=False)
+
+    def cost(self, sizes: Sizes) -> Cost:
+        return Cost(bytes=clip_bytes(self.arch))
+
+    def make(self, storage: Storage) -> JobOutput:
+        data, about = foreign_origin_bytes(ARCHS[self.arch], self.source)
+        return {FILE: data}, {"arch": self.arch, **about}
+
+
+@dataclass(frozen=True)
 class Origin:
-    """Where an origin comes from: a path (shipped or the user's), a download, or a pre-training."""
+    """An origin by name, and how it is had: from a file, by a download, a pre-training, or a fusion."""
 
     arch: str
     name: str
-    artifact: Artifact
-    path: Path | None = None
-    job: "PretrainJob | None" = None
-    fetch: Job | None = None
+    job: "OriginFile | OriginDownload | PretrainJob | Job"
+
+    @property
+    def artifact(self) -> Artifact:
+        return self.job.artifact
 
     @property
     def label(self) -> str:
@@ -55,15 +111,15 @@ def plan_origin(experiment: Experiment, arch: str, given: str) -> Origin:
     source = parse_origin(given)
     check_origin(ARCHS[arch], source)
     if source.kind in ("tag", "hub"):
-        return _fetched(arch, source)
+        return Origin(arch, source.name, _download(arch, source))
     path = Path(source.place).expanduser() if source.kind == "path" else None
     if source.kind == "seed" and experiment.pretrain.shipped:
         path = origin_files.shipped(arch, source.place)
     if path is not None:
         identity = fingerprint({"arch": _arch_identity(arch), "sha256": digest(path)})
-        return Origin(arch, source.name, Artifact("origin", f"{arch}.{source.name}", identity), path)
-    job = _pretrain_job(experiment, arch, source)
-    return Origin(arch, source.name, job.artifact, job=job)
+        artifact = Artifact("origin", f"{arch}.{source.name}", identity)
+        return Origin(arch, source.name, OriginFile(artifact, arch, source.name, path))
+    return Origin(arch, source.name, _pretrain_job(experiment, arch, source))
 
 
 def _arch_identity(arch: str) -> dict[str, Any]:
@@ -76,34 +132,15 @@ def _arch_identity(arch: str) -> dict[str, Any]:
     }
 
 
-def store_file(origin: Origin, storage: Storage) -> None:
-    """Copy a shipped or given origin into the storage, after checking it; every node reads it there."""
-    if origin.path is None or storage.exists(origin.artifact):
-        return
-    about: dict[str, Any] = {"source": origin.path.name}
-    if is_ours(origin.path):
-        data = origin.path.read_bytes()
-        origin_files.load_origin(data, ARCHS[origin.arch], label=str(origin.path))
-    else:
-        source = OriginSource(origin.name, "path", str(origin.path))
-        data, about = foreign_origin_bytes(ARCHS[origin.arch], source)
-    storage.commit(origin.artifact, {FILE: data}, {"arch": origin.arch, **about})
-
-
-def _fetched(arch: str, source: OriginSource) -> Origin:
-    """A download: a job, so that it happens once, on a node that reaches the hub.
-
-    It is named by arch and tag; the sha256 of what was downloaded stands in the artifact's manifest.
-    """
+def _download(arch: str, source: OriginSource) -> OriginDownload:
     inputs = {"arch": _arch_identity(arch), source.kind: source.place}
-    artifact = Artifact.of("origin", f"{arch}.{source.name}", VERSION, inputs)
-    job = Job(artifact, _fetch, {"arch": arch, "source": source})
-    return Origin(arch, source.name, artifact, fetch=job)
+    return OriginDownload(Artifact.of("origin", f"{arch}.{source.name}", VERSION, inputs), arch, source)
 
 
-def _fetch(storage: Storage, arch: str, source: OriginSource) -> Made:
-    data, about = foreign_origin_bytes(ARCHS[arch], source)
-    return {FILE: data}, {"arch": arch, **about}
+@functools.lru_cache(maxsize=64)
+def clip_bytes(arch: str) -> int:
+    """Bytes of a whole CLIP in float32."""
+    return 4 * sum(p.numel() for p in skeleton(ARCHS[arch]).parameters())
 
 
 def open_stored(arch: str, given: str, uri: str | None) -> Any:
@@ -113,7 +150,7 @@ def open_stored(arch: str, given: str, uri: str | None) -> Any:
     """
     source = parse_origin(given)
     if uri is not None and source.kind in ("tag", "hub"):
-        artifact, storage = _fetched(arch, source).artifact, Storage(uri)
+        artifact, storage = _download(arch, source).artifact, Storage(uri)
         if storage.exists(artifact):
             return load_clip(storage, artifact, arch)
     return open_origin(ARCHS[arch], source).clip
@@ -136,10 +173,12 @@ class PretrainJob:
     recipe: PretrainRecipe
     tasks: tuple[str, ...]
     seed: int
+    workers: int
     inputs: tuple[Artifact, ...] = ()
 
-    def cost(self, storage: Storage) -> float:
-        return float(self.recipe.steps * self.recipe.batch_size * forward_flops(self.arch))
+    def cost(self, sizes: Sizes) -> Cost:
+        passes = TRAINING_PASSES * self.recipe.steps * self.recipe.batch_size
+        return Cost(passes * forward_flops(self.arch), clip_bytes(self.arch))
 
     def steps(self, storage: Storage, worker: Worker, checkpoint: dict[str, Any] | None) -> Iterator[Step]:
         arch = ARCHS[self.arch]
@@ -164,7 +203,7 @@ class PretrainJob:
             }
             yield Step(chunk.step == chunk.steps, point, chunk.checkpoint, clip)
 
-    def files(self, last: Step, curve: list[dict[str, float]]) -> Made:
+    def files(self, last: Step, curve: list[dict[str, float]]) -> JobOutput:
         about = {
             "origin": f"seed-{self.seed}",
             "tasks": list(self.tasks),
@@ -188,6 +227,5 @@ def _pretrain_job(e: Experiment, arch: str, source: OriginSource) -> PretrainJob
         "workers": e.pretrain.workers,
         "threads": e.cluster.cpus_per_worker,
     }
-    return PretrainJob(
-        Artifact.of("origin", f"{arch}.{source.name}", VERSION, inputs), arch, recipe, streams, seed
-    )
+    artifact = Artifact.of("origin", f"{arch}.{source.name}", VERSION, inputs)
+    return PretrainJob(artifact, arch, recipe, streams, seed, e.pretrain.workers)

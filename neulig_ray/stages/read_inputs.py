@@ -7,14 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from neulig_ray.cluster.device import device
+from neulig_ray.cluster.device import device, free_bytes
 from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.ligand.data import LigandData
 from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import build_tower
 from neulig_ray.stages.embeddings import load_embeddings
-from neulig_ray.stages.experts import HEAD_FILE, load_expert
+from neulig_ray.stages.experts import load_expert
+from neulig_ray.stages.heads import FILE as HEAD_FILE
 from neulig_ray.stages.tasks import load_split, read_array
 from neulig_ray.storage.storage import Storage
 
@@ -52,6 +53,17 @@ def read_stack(storage: Storage, models: ArchModels, keys: Iterable[str]) -> Exp
     return ExpertStack.from_states(
         {key: load_expert(storage, models.experts[key], models.arch) for key in keys}
     )
+
+
+def on_device(stack: ExpertStack) -> ExpertStack:
+    """The experts where they are mixed: on the job's GPU if they take at most half of its room there.
+
+    On the GPU lie, besides, the bare tower, one merged model and a batch's activations. Where the experts do
+    not fit (twenty ViT-L-14 are 24 GB) they are mixed on the CPU, and each merged model is moved.
+    """
+    where = device()
+    needed = sum(vector.nbytes for vector in stack.vectors.values())
+    return stack.to(where) if where.type == "cuda" and needed <= free_bytes() / 2 else stack
 
 
 def collaborators(combinations: Iterable[tuple[str, ...]]) -> list[str]:

@@ -2,13 +2,15 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
 import torch
 
+from neulig_ray.cluster.cost import TRAINING_PASSES, Cost, Sizes
 from neulig_ray.cluster.device import device
-from neulig_ray.cluster.jobs import Job, Made
+from neulig_ray.cluster.jobs import Job, JobOutput
 from neulig_ray.evaluation.images import TaskImages
 from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.experiment.config import Experiment
@@ -16,7 +18,9 @@ from neulig_ray.experiment.method_spec import MethodSpec
 from neulig_ray.ligand.data import task_of
 from neulig_ray.merging._options import accepted
 from neulig_ray.models.archs import ARCHS
-from neulig_ray.stages.experts import HEAD_FILE, load_expert
+from neulig_ray.models.work import forward_flops
+from neulig_ray.stages.experts import load_expert
+from neulig_ray.stages.heads import FILE as HEAD_FILE
 from neulig_ray.stages.read_inputs import load_bare_tower
 from neulig_ray.stages.tasks import load_split, read_array
 from neulig_ray.storage.artifact import Artifact
@@ -28,7 +32,40 @@ VERSION = 1
 FILE = "statistics.safetensors"
 
 
-def statistics_job(experiment: Experiment, spec: MethodSpec, models: ArchModels, key: str) -> Job:
+@dataclass(frozen=True)
+class StatisticsJob(Job):
+    """What a measured method needs to know of one expert, over its own task's train images."""
+
+    artifact: Artifact
+    method: str
+    arch: str
+    expert: Artifact
+    head: Artifact
+    data: Artifact
+    options: Mapping[str, Any]
+
+    @property
+    def inputs(self) -> tuple[Artifact, ...]:
+        return self.expert, self.head, self.data
+
+    def cost(self, sizes: Sizes) -> Cost:
+        """Passes over some train images; how large its statistics are is the method's affair."""
+        images = int(self.options.get("examples", 0))
+        return Cost(TRAINING_PASSES * images * forward_flops(self.arch))
+
+    def make(self, storage: Storage) -> JobOutput:
+        tower = copy.deepcopy(load_bare_tower(self.arch))  # on the job's device: there it measures
+        tower.load_state_dict(load_expert(storage, self.expert, self.arch))
+        images = TaskImages(load_split(storage, self.data, "train").images, ARCHS[self.arch], device())
+        head = torch.from_numpy(read_array(storage, self.head, HEAD_FILE))
+        measure = MethodSpec(self.method).method.measure
+        assert measure is not None
+        found = measure(tower.eval(), images, head, **self.options)
+        about = {"method": self.method, "arch": self.arch, "expert": self.expert.label}
+        return {FILE: to_bytes(found, file_metadata())}, {**about, "options": dict(self.options)}
+
+
+def statistics_job(experiment: Experiment, spec: MethodSpec, models: ArchModels, key: str) -> StatisticsJob:
     """The statistics of one expert over its own task's train images, without labels."""
     known = models.restricted([key])
     own = (known.experts[key], known.heads[key], known.data[task_of(key)])
@@ -42,8 +79,7 @@ def statistics_job(experiment: Experiment, spec: MethodSpec, models: ArchModels,
         "threads": experiment.cluster.cpus_per_worker,
     }
     artifact = Artifact.of("statistics", f"{spec.name}.{models.arch}.{key}", VERSION, identity)
-    arguments = {"method": spec.name, "arch": models.arch, "own": own, "options": options}
-    return Job(artifact, _make, arguments, own)
+    return StatisticsJob(artifact, spec.name, models.arch, *own, options)
 
 
 def measuring_options(spec: MethodSpec, seed: int) -> dict[str, Any]:
@@ -51,24 +87,6 @@ def measuring_options(spec: MethodSpec, seed: int) -> dict[str, Any]:
     assert spec.method.measure is not None
     resolved = {"seed": seed, **spec.method.resolve(dict(spec.options))}
     return accepted(spec.method.measure, resolved)
-
-
-def _make(
-    storage: Storage,
-    method: str,
-    arch: str,
-    own: tuple[Artifact, Artifact, Artifact],
-    options: Mapping[str, Any],
-) -> Made:
-    expert, head, data = own
-    tower = copy.deepcopy(load_bare_tower(arch))  # on the job's device: there it measures
-    tower.load_state_dict(load_expert(storage, expert, arch))
-    images = TaskImages(load_split(storage, data, "train").images, ARCHS[arch], device())
-    measure = MethodSpec(method).method.measure
-    assert measure is not None
-    found = measure(tower.eval(), images, torch.from_numpy(read_array(storage, head, HEAD_FILE)), **options)
-    info = {"method": method, "arch": arch, "expert": expert.label, "options": dict(options)}
-    return {FILE: to_bytes(found, file_metadata())}, info
 
 
 def open_statistics(storage: Storage, artifact: Artifact) -> Source:

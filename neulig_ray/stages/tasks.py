@@ -3,16 +3,21 @@
 import functools
 import hashlib
 import io
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from rich.markup import escape
 
 from neulig_ray import paths
-from neulig_ray.cluster.jobs import Job, Made
-from neulig_ray.errors import InputError
+from neulig_ray.cluster.cost import Cost, Sizes
+from neulig_ray.cluster.jobs import Job, JobOutput, Needs, Resources, run_jobs
+from neulig_ray.cluster.run_context import RunContext
+from neulig_ray.errors import InputError, StageError
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.sharded_images import SHARD_BYTES, StoredImages
 from neulig_ray.storage.storage import Storage
@@ -20,6 +25,7 @@ from neulig_ray.tasks import TASKS, Split, Task, find_task
 from neulig_ray.tasks._base import Protocol
 from neulig_ray.tasks._encode import DECODING, Crops, Damaged, encode
 from neulig_ray.tasks._files import fetch, pictures, stored_size
+from neulig_ray.tasks._protocols import split_sizes
 
 VERSION = 2  # 2: images in shards
 MOST_THREADS = 8
@@ -67,6 +73,69 @@ def check_protocol(task: Task, protocol: Protocol) -> None:
         )
 
 
+@dataclass(frozen=True)
+class TaskJob(Job):
+    """Prepares a task. One that reads files runs on the driver's node, where they lie below its data root.
+
+    `size`: pixels on a side of the largest images that a model of the experiment takes.
+    """
+
+    artifact: Artifact
+    entry: str
+    seed: int
+    protocol: Protocol
+    size: int
+    views: int
+    root: str
+    from_files: bool
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(gpu=False, on_driver=self.from_files)
+
+    def prepare(self, context: RunContext) -> None:
+        """Have the files on this node, downloading what is missing; raises InputError."""
+        if self.from_files and not context.storage.exists(self.artifact):
+            place = escape(f"{self.entry} (data root {paths.data_root()})")
+            context.reporter.say(f"[bold]{'data':<12}[/] {place}")
+            fetch(find_task(self.entry), self.seed, self.protocol)
+
+    def split_sizes(self) -> dict[str, int] | None:
+        """Images of each split, as it will be stored; None for drawn tasks, and where nothing says it."""
+        return split_sizes(find_task(self.entry), self.protocol, self.views)
+
+    def cost(self, sizes: Sizes) -> Cost:
+        found = sizes.of(self.artifact)
+        if found is None:
+            return Cost(unknown=1)
+        task = find_task(self.entry)
+        side = stored_size(task, self.size)
+        native = math.prod((task.files and task.files.native) or (self.size, self.size))
+        shown = self.size if self.protocol == "paper" and self.views else side
+        pixels = {"train": side, "val": side, "test": shown}
+        return Cost(
+            bytes=sum(
+                3 * found[split] * (width * width if width else native) for split, width in pixels.items()
+            )
+        )
+
+    def make(self, storage: Storage) -> JobOutput:
+        task = find_task(self.entry)
+        info: dict[str, Any] = {
+            "task": task.name,
+            "entry": self.entry,
+            "seed": self.seed,
+            "protocol": self.protocol,
+            "source": task.source,
+            "images": {},
+            "shards": {},
+            "notes": [],
+        }
+        crops = Crops(task.name, self.size, self.views) if self.protocol == "paper" and self.views else None
+        size = stored_size(task, self.size)
+        return _files(task, self.seed, self.protocol, size, crops, Path(self.root), info), info
+
+
 def task_job(
     entry: str,
     seed: int,
@@ -75,47 +144,27 @@ def task_job(
     size: int = _WIDEST,
     views: int = 1,
     task: Task | None = None,
-) -> Job:
-    """Prepares a task. One that reads files runs on the driver's node, where they lie below its data root.
+) -> TaskJob:
+    """The job that prepares a task; its arguments are those of `task_artifact`, which raises InputError.
 
-    Raises InputError where files that are at hand cannot be divided, so that each split has each class.
+    So does this where files that are at hand cannot be divided, so that each split has each class.
     """
     task = task or find_task(entry)
     artifact = task_artifact(entry, seed, protocol, size=size, views=views, task=task)
     if task.files is not None and task.files.at_hand:
         pictures(task, seed, protocol)
-    arguments = {
-        "entry": entry,
-        "seed": seed,
-        "protocol": protocol,
-        "size": size,
-        "views": views,
-        "root": str(paths.data_root()),
-    }
-    return Job(artifact, _make, arguments, on_driver=task.files is not None)
+    root = str(paths.data_root())
+    return TaskJob(artifact, entry, seed, protocol, size, views, root, task.files is not None)
 
 
-def fetch_files(job: Job) -> None:
-    """Have the files of a task's job on this node, downloading what is missing; raises InputError."""
-    fetch(find_task(job.arguments["entry"]), job.arguments["seed"], job.arguments["protocol"])
-
-
-def _make(
-    storage: Storage, entry: str, seed: int, protocol: Protocol, size: int, views: int, root: str
-) -> Made:
-    task = find_task(entry)
-    info: dict[str, Any] = {
-        "task": task.name,
-        "entry": entry,
-        "seed": seed,
-        "protocol": protocol,
-        "source": task.source,
-        "images": {},
-        "shards": {},
-        "notes": [],
-    }
-    crops = Crops(task.name, size, views) if protocol == "paper" and views else None
-    return _files(task, seed, protocol, stored_size(task, size), crops, Path(root), info), info
+def run(context: RunContext, jobs: Sequence[TaskJob], resources: Resources) -> None:
+    """Prepare the tasks; raises StageError when one of them fails, since nothing can be had without data."""
+    run_jobs("tasks", jobs, context, resources)
+    if any(job.artifact.fingerprint in context.failures for job in jobs):
+        raise StageError("; ".join(context.failures.values()))
+    for job in jobs:
+        for note in context.storage.manifest(job.artifact)["info"]["notes"]:
+            context.reporter.say(f"[bold]{'tasks':<12}[/] {job.artifact.label}: {escape(note)}")
 
 
 def _files(

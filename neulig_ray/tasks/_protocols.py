@@ -14,9 +14,34 @@ from neulig_ray.tasks._pictures import Labels, Pictures, pooled
 VAL_SHARE, MOST_VAL = 0.1, 5000
 
 
+def val_size(images: int) -> int:
+    """How many of an official training split's images become val: 10 %, at most 5000."""
+    return min(MOST_VAL, max(1, round(VAL_SHARE * images)))
+
+
+def split_sizes(task: Task, protocol: Protocol, views: int = 1) -> dict[str, int] | None:
+    """Images of each split of a task that is read from files, as it will be stored; None where not known.
+
+    `views` of protocol `paper`: how often each test image is stored, 0 counting as once.
+    """
+    official = task.files.num_images if task.files else {}
+    if "train" not in official or "test" not in official:
+        return None
+    train, val, test = official["train"], official.get("val"), official["test"]
+    if protocol == "paper":
+        assert task.files is not None
+        pool, held_out = train + (val or 0), task.files.held_out or test
+        half = (pool - held_out) // 2
+        return {"train": half, "val": held_out, "test": (pool - held_out - half) * max(1, views)}
+    if val is None:
+        val = val_size(train)
+        train -= val
+    return {"train": train, "val": val, "test": test}
+
+
 def standard_rows(task: str, seed: int, labels: Labels) -> dict[str, Labels]:
     """Train and val rows of an official training split: val has 10 % of each class, at most 5000 images."""
-    val = min(MOST_VAL, max(1, round(VAL_SHARE * len(labels))))
+    val = val_size(len(labels))
     rows = _splits.stratified(task, seed, labels, {"val": val, "train": len(labels) - val})
     return {name: np.sort(rows[name]) for name in ("train", "val")}
 

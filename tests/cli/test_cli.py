@@ -346,7 +346,7 @@ def test_pretrain_names_the_folders_of_the_origins_that_there_are(
 
     def made(pipeline: Pipeline, last: str) -> None:
         artifact = next(o.artifact for o in pipeline.plan.origins if o.name == "seed-1")
-        pipeline.storage.commit(artifact, {"origin.safetensors": b""}, {})
+        pipeline.context.storage.commit(artifact, {"origin.safetensors": b""}, {})
 
     monkeypatch.setattr(Pipeline, "run", made)
     command = ["pretrain", str(REPOSITORY / "experiments/smallest.py"), "--storage", str(tmp_path)]

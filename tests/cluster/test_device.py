@@ -26,6 +26,7 @@ from neulig_ray.merging import METHODS, Method, Scaling, tuned
 from neulig_ray.merging.adaptation_inputs import PixelImages, Workbench
 from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.pipeline.plan import make_plan
+from neulig_ray.stages.read_inputs import on_device
 
 STATES = make_states()
 STACK = ExpertStack.from_states(STATES)
@@ -205,12 +206,12 @@ def test_experts_are_mixed_on_the_gpu_where_half_of_the_jobs_share_holds_them(
     ray_gives(gpus, free=int(free * size), total=int(total * size))
     moved: list[torch.device] = []
     monkeypatch.setattr(ExpertStack, "to", lambda stack, device: moved.append(device) or stack)
-    placement.placed(STACK)
+    on_device(STACK)
     assert [device.type for device in moved] == ["cuda"] * fits
 
 
 def test_experts_stay_where_there_is_no_gpu() -> None:
-    assert placement.placed(STACK) is STACK
+    assert on_device(STACK) is STACK
 
 
 def test_what_looks_at_stored_embeddings_alone_takes_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +219,7 @@ def test_what_looks_at_stored_embeddings_alone_takes_no_gpu(monkeypatch: pytest.
         name="x", archs=("tiny-vit",), tasks=("digits", "signs"), n=(2,), alignment=("sup",),
         methods=("zeroshot", "expert", "ensemble-vote", "hard-routing", "average", "adamerging", "ligand"),
     )  # fmt: skip
-    on_cpu = {(x.common["method"], x.job.on_cpu) for x in make_plan(e).evaluations}
+    on_cpu = {(x.common["method"], not x.job.needs.gpu) for x in make_plan(e).evaluations}
     stored = {"zeroshot", "expert", "ensemble-vote", "hard-routing"}
     assert on_cpu == {(name, name in stored) for name in e.methods}
 

@@ -9,18 +9,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import call_jobs
 import pytest
+from call_jobs import CallJob
 
 from neulig_ray.cluster import jobs
-from neulig_ray.cluster.jobs import Job, Resources
+from neulig_ray.cluster.jobs import Needs, Resources
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
 
 ONE_GPU = Resources(cpus=1, gpus=0.5)
 
 
-def job(label: str, make: Any, **where: bool) -> Job:
-    return Job(Artifact.of("evaluation", label, 1, {"label": label}), make, **where)
+def job(label: str, make: Any, **needs: bool) -> CallJob:
+    return CallJob(Artifact.of("evaluation", label, 1, {"label": label}), make, Needs(**needs))
 
 
 def test_jobs_that_look_at_stored_numbers_alone_ask_for_no_gpu() -> None:
@@ -28,7 +30,7 @@ def test_jobs_that_look_at_stored_numbers_alone_ask_for_no_gpu() -> None:
         return {}, {}
 
     assert jobs._keeps(job("merge", nothing), ONE_GPU)
-    assert not jobs._keeps(job("ensemble", nothing, on_cpu=True), ONE_GPU)
+    assert not jobs._keeps(job("ensemble", nothing, gpu=False), ONE_GPU)
     assert not jobs._keeps(job("data", nothing, on_driver=True), ONE_GPU)
     assert not jobs._keeps(job("merge", nothing), Resources(cpus=1))
 
@@ -37,7 +39,10 @@ def test_jobs_that_look_at_stored_numbers_alone_ask_for_no_gpu() -> None:
 def test_workers_go_from_job_to_job_and_a_killed_one_loses_none(
     ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "_keeps", lambda job, resources: not job.on_cpu)
+    monkeypatch.setattr(jobs, "_keeps", lambda job, resources: job.needs.gpu)
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(call_jobs)  # workers do not find the tests' helpers
     killed_once = str(tmp_path / "killed")
 
     def plain(storage: Storage) -> Any:
@@ -60,7 +65,7 @@ def test_workers_go_from_job_to_job_and_a_killed_one_loses_none(
         "dies once": job("dies once", dies_once),
         "always dies": job("always dies", always_dies),
         "raises": job("raises", raises),
-        "on a CPU": job("on a CPU", plain, on_cpu=True),
+        "on a CPU": job("on a CPU", plain, gpu=False),
         **{f"last {i}": job(f"last {i}", plain) for i in range(3)},
     }
     storage, told = Storage(str(tmp_path / "storage")), dict[str, str]()
@@ -75,7 +80,7 @@ def test_workers_go_from_job_to_job_and_a_killed_one_loses_none(
     pids = [
         storage.manifest(one.artifact)["info"]["pid"]
         for one in made.values()
-        if one.artifact.fingerprint not in failures and not one.on_cpu
+        if one.artifact.fingerprint not in failures and one.needs.gpu
     ]
     assert len(pids) == 10
     assert len(set(pids)) <= 2 + 3, "two workers, and one more for each time that one was killed"

@@ -10,10 +10,12 @@ from neulig_ray.cli.experiments import load
 from neulig_ray.cli.run.plan_table import plan_table
 from neulig_ray.cluster import progress
 from neulig_ray.cluster.progress import Reporter
+from neulig_ray.cluster.run_context import RunContext
 from neulig_ray.cluster.session import Cluster
 from neulig_ray.experiment.config import Cluster as ClusterSettings
 from neulig_ray.pipeline.pipeline import Pipeline
 from neulig_ray.pipeline.plan import make_plan
+from neulig_ray.pipeline.stages import up_to
 from neulig_ray.storage.storage import Storage
 
 
@@ -93,7 +95,9 @@ def test_the_plan_tells_jobs_resources_and_order(tmp_path: object) -> None:
     settings = ClusterSettings(cpus_per_worker=4, gpus_per_worker=0.5, cpus_per_trial=0.5)
     experiment = dataclasses.replace(experiment, cluster=settings)
     reporter = Reporter(Console(file=io.StringIO(), width=200))
-    pipeline = Pipeline(make_plan(experiment), Storage(str(tmp_path)), Cluster(None, ()), reporter)
+    pipeline = Pipeline(
+        make_plan(experiment), RunContext(Storage(str(tmp_path)), Cluster(None, ()), reporter)
+    )
     table, missing = plan_table(pipeline)
     reporter.console.print(table)
     lines = {
@@ -103,7 +107,7 @@ def test_the_plan_tells_jobs_resources_and_order(tmp_path: object) -> None:
     assert lines["search"] == "search 6 0 6 0.5 CPU by setting"
     assert lines["tasks"] == "tasks 2 0 2 4 CPUs as listed"
     assert missing == sum(len(found) for found in pipeline.plan.artifacts().values())
-    table, missing = plan_table(pipeline, "experts")
+    table, missing = plan_table(pipeline, up_to("finetune"))
     assert table.row_count == 4
 
 

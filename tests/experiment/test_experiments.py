@@ -12,23 +12,28 @@ from test_folder_tasks import folder
 
 from neulig_ray.cli import main
 from neulig_ray.cli.experiments import choose, load_file
+from neulig_ray.cluster.cost import TRAINING_PASSES
 from neulig_ray.cluster.progress import Reporter
+from neulig_ray.cluster.run_context import RunContext
 from neulig_ray.cluster.session import Cluster as Session
 from neulig_ray.errors import InputError
 from neulig_ray.experiment.combinations import groups, origins_of
 from neulig_ray.experiment.config import Cluster, Evaluation, Experiment, Finetune, Search
 from neulig_ray.models.work import forward_flops
 from neulig_ray.pipeline.capabilities import declared
-from neulig_ray.pipeline.costs import TRAINING, estimate, split_sizes, tower_bytes
+from neulig_ray.pipeline.costs import estimate
 from neulig_ray.pipeline.missing_inputs import absent
 from neulig_ray.pipeline.pipeline import Pipeline
 from neulig_ray.pipeline.plan import make_plan
+from neulig_ray.pipeline.stages import STAGES
+from neulig_ray.stages.experts import tower_size
 from neulig_ray.storage.storage import Storage
 from neulig_ray.tasks import TASKS
 from neulig_ray.tasks._base import Files
 from neulig_ray.tasks._files import file_task, register
 from neulig_ray.tasks._names import Names
 from neulig_ray.tasks._pictures import Pictures
+from neulig_ray.tasks._protocols import split_sizes
 
 FILES = sorted((REPOSITORY / "experiments").glob("*.py"))
 COMMANDS = [(file, ()) for file in FILES] + [
@@ -172,20 +177,20 @@ COUNTED = Experiment(
 
 
 def test_work_and_bytes_by_hand(tmp_path: Path) -> None:
-    costs = estimate(make_plan(COUNTED), Storage(str(tmp_path)))
+    costs = {name: found.cost for name, found in estimate(make_plan(COUNTED), Storage(str(tmp_path))).items()}
     one = forward_flops("tiny-vit")
     train, val, test = 45000 + 55000, 5000 + 5000, 10000 + 10000
-    assert costs["experts"].flops == pytest.approx(TRAINING * 4 * train * one)
-    assert costs["experts"].bytes == 2 * tower_bytes("tiny-vit")
+    assert costs["experts"].flops == pytest.approx(TRAINING_PASSES * 4 * train * one)
+    assert costs["experts"].bytes == 2 * tower_size("tiny-vit")
     everything = 3 * (train + val + test)  # two experts and the origin look at both tasks
     assert costs["embeddings"].flops == pytest.approx(everything * one)
     assert costs["embeddings"].bytes == 4 * 128 * everything
     assert costs["search"].flops == pytest.approx(3 * 2 * 50 * one)
     average, tuned, ligand = test, test + 10 * 2 * 50, 2 * 20 + test + 2 * test
-    adapted = test + TRAINING * 7 * 3 * 2
+    adapted = test + TRAINING_PASSES * 7 * 3 * 2
     assert costs["evaluations"].flops == pytest.approx((average + tuned + ligand + adapted) * one)
     assert costs["tasks"].bytes == 3 * (60000 * 32 * 32 + 70000 * 28 * 28)
-    assert not any(cost.gpu or cost.unknown for cost in costs.values())
+    assert not any(cost.unknown for cost in costs.values())
 
 
 @pytest.mark.parametrize(
@@ -204,20 +209,21 @@ def test_all_but_the_search_uses_a_gpu_where_it_is_given_one(
     cluster = Cluster(gpus_per_worker=gpus, gpus_per_evaluation=of_evaluations)
     plan = make_plan(dataclasses.replace(COUNTED, cluster=cluster))
     costs = estimate(plan, Storage(str(tmp_path)))
-    counted = {stage: cost for stage, cost in costs.items() if cost.flops}
+    counted = {stage: found for stage, found in costs.items() if found.cost.flops}
     assert {stage for stage, cost in counted.items() if cost.gpu} == on_gpu
     for stage, cost in counted.items():
         rate = 5e10 if stage not in on_gpu else 6e13 if stage == "experts" else 1.2e13
-        assert cost.hours == pytest.approx(cost.flops / rate / 3600)
-    pipeline = Pipeline(plan, Storage(str(tmp_path)), Session(None, ()), Reporter(Console()))
-    asking = {"search": "ligands"}
-    for stage, cost in counted.items():
-        assert (pipeline.takes(asking.get(stage, stage))[1].gpus > 0) == bool(cost.gpu), stage
+        assert cost.hours == pytest.approx(cost.cost.flops / rate / 3600)
+    context = RunContext(Storage(str(tmp_path)), Session(None, ()), Reporter(Console()))
+    for stage in STAGES:
+        if stage.name in counted:
+            gpus = Pipeline(plan, context).takes(stage)[1].gpus
+            assert (gpus > 0) == bool(counted[stage.name].gpu), stage
 
 
 def test_drawn_tasks_are_said_to_be_unknown(tmp_path: Path) -> None:
     e = dataclasses.replace(COUNTED, tasks=("digits", "mnist"))
-    assert estimate(make_plan(e), Storage(str(tmp_path)))["experts"].unknown == 1
+    assert estimate(make_plan(e), Storage(str(tmp_path)))["experts"].cost.unknown == 1
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from neulig_ray.models.formats.export import whole_clip, write_open_clip
 from neulig_ray.models.formats.origins import open_origin
 from neulig_ray.models.origin_source import parse_origin
 from neulig_ray.pipeline.plan import make_plan
-from neulig_ray.stages.origins import FILE, load_clip, plan_origin, store_file
+from neulig_ray.stages.origins import FILE, OriginDownload, load_clip, plan_origin
 from neulig_ray.storage.storage import Storage
 
 REAL = Experiment(
@@ -91,7 +91,7 @@ def test_several_origins_of_one_arch_each_have_their_own_experts_and_heads():
         "ViT-B-32-quickgelu/openai", "ViT-B-32-quickgelu/laion400m_e32", "ViT-B-32-quickgelu/other",
     ]  # fmt: skip
     assert len({origin.artifact.fingerprint for origin in plan.origins}) == 3
-    assert all(origin.fetch and origin.job is None for origin in plan.origins)
+    assert all(isinstance(origin.job, OriginDownload) for origin in plan.origins)
     assert len(plan.experts) == len(plan.heads) == 6
     assert "openai+laion400m_e32+other" in {group.origin for group in plan.groups}
 
@@ -111,8 +111,8 @@ def test_an_open_clip_checkpoint_becomes_an_origin_in_full_precision(suffix, tmp
     write_open_clip(path, clip.visual.state_dict(), clip, {}, "test")
     storage = Storage(str(tmp_path / "storage"))
     origin = plan_origin(Experiment(name="x"), "tiny-rn", str(path))
-    assert (origin.name, origin.path) == ("mine", path)
-    store_file(origin, storage)
+    assert (origin.name, origin.job.path) == ("mine", path)
+    origin.job.store(storage)
     assert same(load_clip(storage, origin.artifact, "tiny-rn"), clip.state_dict())
     info = storage.manifest(origin.artifact)["info"]
     assert info["source"] == path.name
@@ -151,7 +151,7 @@ def test_a_tag_is_fetched_once_by_a_job_and_named_by_arch_and_tag(tmp_path, hub_
     place(hub_cache, HUB, open_clip_model__safetensors=path.read_bytes())
     storage = Storage(str(tmp_path / "storage"))
     origin = plan_origin(Experiment(name="x"), "tiny-vit", "made_up")
-    origin.fetch.run(storage)
+    origin.job.run(storage)
     assert same(load_clip(storage, origin.artifact, "tiny-vit"), state)
     info = storage.manifest(origin.artifact)["info"]
     assert info["source"] == "tag made_up"
@@ -183,7 +183,7 @@ def test_a_hub_repository_of_either_library_is_an_origin(library, tmp_path, hub_
     origin = plan_origin(Experiment(name="x"), "tiny-vit", f"hf-hub:{HUB}")
     assert origin.name == "a-clip"
     storage = Storage(str(tmp_path / "storage"))
-    origin.fetch.run(storage)
+    origin.job.run(storage)
     assert same(load_clip(storage, origin.artifact, "tiny-vit"), state)
 
 
@@ -229,7 +229,7 @@ def test_an_unreachable_hub_tells_what_from_where_and_how_to_do_without(
 ):
     origin = plan_origin(Experiment(name="x"), arch, given)
     with pytest.raises(InputError) as caught:
-        origin.fetch.run(Storage(str(tmp_path / "storage")))
+        origin.job.run(Storage(str(tmp_path / "storage")))
     for word in [*words, "cannot be downloaded", "HF_HOME", "HF_HUB_OFFLINE"]:
         assert word in str(caught.value)
     assert not Storage(str(tmp_path / "storage")).exists(origin.artifact)

@@ -23,7 +23,8 @@ from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import build_tower, preprocess
 from neulig_ray.pipeline.plan import make_plan
-from neulig_ray.stages.experts import HEAD_FILE, load_expert
+from neulig_ray.stages.experts import load_expert
+from neulig_ray.stages.heads import FILE as HEAD_FILE
 from neulig_ray.stages.origins import load_clip
 from neulig_ray.stages.tasks import load_split, read_array
 from neulig_ray.storage.storage import Storage

@@ -263,10 +263,10 @@ def test_a_process_of_its_own_needs_no_ray_either(
 def test_embeddings_reach_a_trial_as_read_only_numpy(smallest_storage: Path) -> None:
     import ray
 
-    from neulig_ray.stages.ligands import _gather
+    from neulig_ray.stages.search import gather
 
     plan, storage = the_plan(), Storage(str(smallest_storage))
-    shared = ray.put(_gather("tiny-rn", list(plan.cells[0].trials), plan.models["tiny-rn"], storage))
+    shared = ray.put(gather(plan.cells[0].trials, storage))
 
     def look(data: dict[str, Any]) -> list[tuple[str, bool, bool]]:
         found = []

@@ -30,7 +30,7 @@ def names(plan: Plan) -> dict[str, set[str]]:
 def changed(**changes: Any) -> set[str]:
     """The stages of which something differs from BASE's."""
     before, after = names(make_plan(BASE)), names(make_plan(dataclasses.replace(BASE, **changes)))
-    assert before.keys() == after.keys() == ALL | {"statistics", "sources"}
+    assert before.keys() == after.keys() == ALL | {"statistics", "sources", "fused"}
     return {stage for stage in ALL if before[stage] != after[stage]}
 
 

@@ -17,7 +17,7 @@ from neulig_ray.pipeline.results import write_results
 from neulig_ray.pipeline.weak_experts import weak_experts
 from neulig_ray.report.html import render
 from neulig_ray.results.schema import empty
-from neulig_ray.stages.experts import HEAD_FILE
+from neulig_ray.stages.heads import FILE as HEAD_FILE
 from neulig_ray.stages.imported_experts import ImportedExpert
 from neulig_ray.stages.tasks import array_bytes
 from neulig_ray.storage.storage import Storage

@@ -11,6 +11,7 @@ from foreign import expert_file
 from rich.console import Console
 
 from neulig_ray.cluster.progress import Reporter
+from neulig_ray.cluster.run_context import RunContext
 from neulig_ray.cluster.session import Cluster
 from neulig_ray.errors import InputError
 from neulig_ray.experiment.config import Experiment, Finetune
@@ -18,8 +19,9 @@ from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.tower_files import describe, tower_bytes
 from neulig_ray.pipeline.pipeline import Pipeline
 from neulig_ray.pipeline.plan import Plan, make_plan
+from neulig_ray.pipeline.stages import up_to
 from neulig_ray.stages import experts
-from neulig_ray.stages.origins import Origin, load_clip, store_file
+from neulig_ray.stages.origins import Origin, OriginDownload, load_clip
 from neulig_ray.storage.storage import Storage
 
 ARCH = "tiny-rn"
@@ -56,11 +58,11 @@ def test_its_experts_are_made_before_and_not_evaluated() -> None:
     assert {job.artifact.label for job in found.all_tasks} == {
         f"{task}.s0" for task in ("digits", "textures", "count", "letters")
     }
-    (fusion,) = found.sources.fusions
-    assert fusion.artifact == found.origins[0].artifact
-    assert set(fusion.inputs) >= {expert.artifact for expert in found.sources.experts.values()}
+    (fused,) = found.fused_origins
+    assert fused.artifact == found.origins[0].artifact
+    assert set(fused.job.inputs) >= {expert.artifact for expert in found.sources.experts.values()}
     assert {expert.key for expert in found.experts} == {"digits@fused", "textures@fused"}
-    assert {expert.origin for expert in found.experts} == {fusion.artifact}
+    assert {expert.origin for expert in found.experts} == {fused.artifact}
     assert {task for e in found.evaluations for task in e.tasks} == {"digits", "textures"}
 
 
@@ -71,7 +73,7 @@ def test_experts_are_shared_with_the_experiment_and_between_fused_origins() -> N
     assert made.keys() == {"digits@seed-0", "count@seed-0"}
     assert made["digits@seed-0"] == own["digits@seed-0"]
     assert [origin.name for origin in found.all_origins] == ["seed-0", "one", "other"]
-    assert len(found.sources.fusions) == 2
+    assert len(found.fused_origins) == 2
 
 
 def test_what_names_it() -> None:
@@ -98,7 +100,7 @@ def test_two_names_of_one_mixture_are_refused() -> None:
 def test_a_hub_model_can_be_fused() -> None:
     found = plan("fused=fuse:hf-hub:somebody/a-clip:count")
     assert [origin.name for origin in found.all_origins] == ["a-clip", "fused"]
-    assert found.all_origins[0].fetch is not None
+    assert isinstance(found.all_origins[0].job, OriginDownload)
     found = plan("fused=fuse:mine=hf-hub:somebody/a-clip:count")
     assert [expert.key for expert in found.sources.experts.values()] == ["count@mine"]
 
@@ -136,8 +138,8 @@ def test_imported_experts_take_the_place_of_fine_tuning_here_too(tmp_path: Path)
     given = {"archs": ("tiny-vit",), "experts": (str(expert_file(tmp_path)[0]),)}
     found = plan("seed-0", "fused=fuse:seed-0:digits+count", **given)
     assert [expert.key for expert in found.sources.experts.values()] == ["count@seed-0"]
-    (fusion,) = found.sources.fusions
-    assert found.imported[0].artifact in fusion.inputs
+    (fused,) = found.fused_origins
+    assert found.imported[0].artifact in fused.job.inputs
     assert found.imported[0].key == "digits@seed-0"
 
 
@@ -145,13 +147,12 @@ def test_the_command_that_ends_with_origins_asks_for_the_workers_of_their_expert
     pipelines = [
         Pipeline(
             plan(origin, finetune=Finetune(workers=3)),
-            storage,
-            Cluster(None, ()),
-            Reporter(Console(), quiet=True),
+            RunContext(storage, Cluster(None, ()), Reporter(Console(), quiet=True)),
         )
         for origin in ("seed-0", FUSED)
     ]
-    assert [pipeline.takes("origins")[0] for pipeline in pipelines] == [1, 3]
+    asked = [max(pipeline.takes(stage)[0] for stage in up_to("pretrain")) for pipeline in pipelines]
+    assert asked == [1, 3]
 
 
 # The fused model --------------------------------------------------------------------------------------------
@@ -172,14 +173,14 @@ def make(given: str, storage: Storage) -> tuple[Any, Any, list[dict[str, torch.T
     """The base's CLIP, the fused one, and the towers of made-up experts that it is made of."""
     found = plan(given)
     base, fused = found.all_origins
-    store_file(base, storage)
+    base.job.store(storage)
     original = load_clip(storage, base.artifact, ARCH)
     states = []
     for seed, expert in enumerate(found.sources.experts.values(), 1):
         states.append(moved(original.visual.state_dict(), seed))
         metadata = describe(ARCHS[ARCH], "tower", task=expert.task, origin="seed-0")
         storage.commit(expert.artifact, {experts.FILE: tower_bytes(states[-1], metadata)}, {})
-    (job,) = found.sources.fusions
+    job = fused.job
     job.run(storage)
     return original, load_clip(storage, fused.artifact, ARCH), states
 

@@ -181,7 +181,7 @@ def test_memory_stays_at_some_shards(tmp_path: Path) -> None:
     """Files are handed over one by one: the storage never sees two shards at once."""
     path = noisy_folder(tmp_path / "f", train=60, test=5)
     job = task_job(f"x=folder:{path}", 0, size=32)
-    files, info = job.make(Storage(str(tmp_path / "s")), **job.arguments)
+    files, info = job.make(Storage(str(tmp_path / "s")))
     assert info["shards"] == {}
     first = next(files)
     assert first[0] == "train-images-0000.npy"

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from call_jobs import CallJob
 
 from neulig_ray.cli import main
 from neulig_ray.cluster.jobs import Failures, Job, ensure
@@ -229,7 +230,10 @@ def test_a_second_process_waits_until_the_first_lets_go(storage: Storage, killed
 
 def test_what_another_driver_makes_is_waited_for_and_not_made_again(storage: Storage) -> None:
     """The other driver is a process that holds the claim; this one commits in its name, then lets it go."""
-    jobs = [Job(artifact(), lambda storage: (FILES, {})), Job(artifact("mine"), lambda storage: (FILES, {}))]
+    jobs = [
+        CallJob(artifact(), lambda storage: (FILES, {})),
+        CallJob(artifact("mine"), lambda storage: (FILES, {})),
+    ]
     made: list[str] = []
     first = threading.Event()
 
@@ -261,7 +265,7 @@ def test_what_a_killed_driver_did_not_make_is_made(storage: Storage) -> None:
 
     with another_process(storage) as child:
         threading.Timer(0.3, child.kill).start()
-        failures = ensure(storage, [Job(artifact(), lambda storage: (FILES, {}))], make)
+        failures = ensure(storage, [CallJob(artifact(), lambda storage: (FILES, {}))], make)
     assert made == ["one"]
     assert failures == {artifact().fingerprint: "no"}
 

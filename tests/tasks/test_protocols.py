@@ -12,6 +12,7 @@ from image_folders import folder
 from rich.console import Console
 
 from neulig_ray.cluster.progress import Reporter
+from neulig_ray.cluster.run_context import RunContext
 from neulig_ray.cluster.session import Cluster
 from neulig_ray.errors import InputError
 from neulig_ray.experiment.config import Experiment, check_values
@@ -142,13 +143,13 @@ def test_a_folder_goes_by_its_name_in_a_plan(tmp_path: Path) -> None:
     path = folder(tmp_path / "pets")
     plan = make_plan(dataclasses.replace(TOY, tasks=("digits", f"folder:{path}")))
     assert list(plan.tasks) == ["digits", "pets"]
-    assert plan.tasks["pets"].on_driver
-    assert not plan.tasks["digits"].on_driver
+    assert plan.tasks["pets"].needs.on_driver
+    assert not plan.tasks["digits"].needs.on_driver
     assert {"pets", "digits"} == {e.task for e in plan.experts}
     assert all("folder" not in a.path for found in plan.artifacts().values() for a in found)
     assert plan.experiment.tasks == ("digits", f"folder:{path}")
-    heads = [job for job in plan.heads if job.arguments["task"] == "pets"]
-    assert heads[0].arguments["class_names"] == ("cat", "dog house", "emu")
+    heads = [job for job in plan.heads if job.task == "pets"]
+    assert heads[0].class_names == ("cat", "dog house", "emu")
     with pytest.raises(InputError, match=r"two of them are called 'pets'.*NAME="):
         make_plan(dataclasses.replace(TOY, tasks=(f"folder:{path}", f"pets=folder:{path}")))
 
@@ -161,9 +162,11 @@ def test_data_that_cannot_be_had_stops_a_run_before_it_starts(
     plan = make_plan(dataclasses.replace(TOY, tasks=("digits", "cifar10")))
     cluster = Cluster(None, ())
     monkeypatch.setattr(cluster, "start", lambda: pytest.fail("the cluster was started"))
-    pipeline = Pipeline(plan, Storage(str(tmp_path / "storage")), cluster, Reporter(Console(), quiet=True))
+    pipeline = Pipeline(
+        plan, RunContext(Storage(str(tmp_path / "storage")), cluster, Reporter(Console(), quiet=True))
+    )
     with pytest.raises(InputError, match=r"cifar10.*By hand: place cifar-10-batches-py/"):
-        pipeline.run("evaluations")
+        pipeline.run("evaluate")
     assert not (tmp_path / "storage/artifacts").exists()
 
 

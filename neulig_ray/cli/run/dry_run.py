@@ -4,9 +4,11 @@ from rich.console import Console
 from rich.table import Table
 
 from neulig_ray.cli.units import size
-from neulig_ray.pipeline.costs import CPU_FLOPS, GPU_FLOAT32_FLOPS, GPU_FLOPS, Cost, estimate
+from neulig_ray.cluster.cost import Cost
+from neulig_ray.pipeline.costs import CPU_FLOPS, StageCost, estimate
 from neulig_ray.pipeline.missing_inputs import Absent, absent, at_hand
 from neulig_ray.pipeline.plan import Plan
+from neulig_ray.pipeline.stages import GPU_FLOAT32_FLOPS, GPU_FLOPS
 from neulig_ray.storage.storage import Storage
 
 _ASSUMED = (
@@ -25,13 +27,13 @@ def print_costs(console: Console, plan: Plan, storage: Storage) -> None:
     table.add_column("to do")
     for column in ("GPU hours", "CPU core hours", "to store"):
         table.add_column(column, justify="right")
-    for stage, cost in costs.items():
-        if cost.flops or cost.bytes or cost.unknown:
-            table.add_row(stage, *_cells(cost))
+    for stage, found in costs.items():
+        if found.cost != Cost():
+            table.add_row(stage, *_cells(found))
     table.add_row("[bold]all", *_totals(list(costs.values())), style="bold")
     console.print()
     console.print(table)
-    if any(cost.unknown for cost in costs.values()):
+    if any(found.cost.unknown for found in costs.values()):
         console.print("+: and what hangs on the drawn tasks' sizes, which are known when they are prepared")
     console.print(_ASSUMED, style="dim", highlight=False)
     console.print()
@@ -40,18 +42,20 @@ def print_costs(console: Console, plan: Plan, storage: Storage) -> None:
     _print_absent(console, absent(plan, storage))
 
 
-def _cells(cost: Cost) -> tuple[str, str, str]:
+def _cells(stage: StageCost) -> tuple[str, str, str]:
+    cost = stage.cost
     more = " +" if cost.unknown else ""
-    spent = _hours(cost.hours) + more if cost.flops or cost.unknown else ""
+    work = _hours(stage.hours) + more if cost.flops or cost.unknown else ""
     stored = size(cost.bytes) + more if cost.bytes else ""
-    return (spent, "", stored) if cost.gpu else ("", spent, stored)
+    return (work, "", stored) if stage.gpu else ("", work, stored)
 
 
-def _totals(costs: list[Cost]) -> tuple[str, str, str]:
-    gpu = sum(cost.hours for cost in costs if cost.gpu)
-    cpu = sum(cost.hours for cost in costs if not cost.gpu)
-    more = " +" if any(cost.unknown for cost in costs) else ""
-    return _hours(gpu), _hours(cpu) + more, size(sum(cost.bytes for cost in costs)) + more
+def _totals(stages: list[StageCost]) -> tuple[str, str, str]:
+    gpu = sum(stage.hours for stage in stages if stage.gpu)
+    cpu = sum(stage.hours for stage in stages if not stage.gpu)
+    whole = sum((stage.cost for stage in stages), Cost())
+    more = " +" if whole.unknown else ""
+    return _hours(gpu), _hours(cpu) + more, size(whole.bytes) + more
 
 
 def _hours(hours: float) -> str:

@@ -1,42 +1,32 @@
 """What a run will do, before it does it: stages, jobs, what each takes of the cluster, in which order."""
 
-from typing import Final
+from collections.abc import Sequence
 
 from rich.table import Table
 
-from neulig_ray.pipeline.pipeline import STAGES, Pipeline
-
-_STAGE_OF: Final = {"search": "ligands"}  # the ligands' jobs are their trials
-_ORDER: Final = {
-    "origins": "longest first",
-    "experts": "longest first",
-    "search": "by setting",
-    "ligands": "in the driver",
-    "evaluations": "longest first",
-}
+from neulig_ray.pipeline.pipeline import Pipeline
+from neulig_ray.pipeline.stages import STAGES, Stage
 
 
-def plan_table(pipeline: Pipeline, last: str | None = None) -> tuple[Table, int]:
-    """The table of the stages up to `last`, and how many artifacts are missing."""
+def plan_table(pipeline: Pipeline, stages: Sequence[Stage] = STAGES) -> tuple[Table, int]:
+    """The table of some stages, and how many artifacts are missing."""
     table = Table(box=None, pad_edge=False, header_style="bold", title=pipeline.plan.experiment.name)
     for column in ("stage", "artifacts", "in the storage", "to do", "each takes", "order"):
         numbers = column in ("artifacts", "in the storage", "to do")
         table.add_column(column, justify="right" if numbers else "left")
-    stages = STAGES if last is None else STAGES[: STAGES.index(last) + 1]
     missing = 0
-    for name, found in pipeline.plan.artifacts().items():
-        stage = _STAGE_OF.get(name, name)
-        if stage not in stages or not found:
+    for stage in stages:
+        jobs = stage.jobs(pipeline.plan)
+        if not jobs:
             continue
-        have = sum(pipeline.storage.exists(artifact) for artifact in found)
-        missing += len(found) - have
-        takes = "" if name == "ligands" else _takes(pipeline, stage)
-        counts = (str(len(found)), str(have), str(len(found) - have))
-        table.add_row(name, *counts, takes, _ORDER.get(name, "as listed"))
+        have = sum(pipeline.context.storage.exists(job.artifact) for job in jobs)
+        missing += len(jobs) - have
+        takes = "" if stage.order == "in the driver" else _takes(pipeline, stage)
+        table.add_row(stage.name, str(len(jobs)), str(have), str(len(jobs) - have), takes, stage.order)
     return table, missing
 
 
-def _takes(pipeline: Pipeline, stage: str) -> str:
+def _takes(pipeline: Pipeline, stage: Stage) -> str:
     workers, each = pipeline.takes(stage)
     text = f"{each.cpus:g} CPU{'s' * (each.cpus > 1)}"
     if each.gpus:

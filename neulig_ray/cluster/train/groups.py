@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from neulig_ray.cluster.jobs import Failures, Resources, told
 from neulig_ray.cluster.placement_groups import release_orphans
-from neulig_ray.cluster.progress import Stage
+from neulig_ray.cluster.progress import StageProgress
 from neulig_ray.cluster.train.job import TrainJob
 from neulig_ray.cluster.train.queue import TrainQueue
 from neulig_ray.cluster.train.worker import GroupTask, work
@@ -28,7 +28,7 @@ class Groups:
         storage: Storage,
         resources: Resources,
         workers: int,
-        stage: Stage,
+        stage: StageProgress,
         first: int = 0,
     ) -> None:
         """`first`: the first group's number. `left`: training -> folders with checkpoints of it."""

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from neulig_ray.cluster.jobs import Made
+from neulig_ray.cluster.cost import Cost, Sizes
+from neulig_ray.cluster.jobs import JobOutput
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
 
@@ -36,11 +37,13 @@ class TrainJob(Protocol):
     def artifact(self) -> Artifact: ...
     @property
     def inputs(self) -> tuple[Artifact, ...]: ...
-    def cost(self, storage: Storage) -> float:
-        """How much work it is, in any unit that all trainings of a stage share."""
+    @property
+    def workers(self) -> int:
+        """How many workers train it together: the same for all trainings of a stage."""
         ...
 
+    def cost(self, sizes: Sizes) -> Cost: ...
     def steps(
         self, storage: Storage, worker: Worker, checkpoint: dict[str, Any] | None
     ) -> Iterator[Step]: ...
-    def files(self, last: Step, curve: list[dict[str, float]]) -> Made: ...
+    def files(self, last: Step, curve: list[dict[str, float]]) -> JobOutput: ...

@@ -8,9 +8,10 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
+from neulig_ray.cluster.cost import Sizes
 from neulig_ray.cluster.jobs import Failures, Resources, ensure, runnable, told
-from neulig_ray.cluster.progress import Reporter, Stage
-from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.progress import StageProgress
+from neulig_ray.cluster.run_context import RunContext
 from neulig_ray.cluster.train.groups import Groups
 from neulig_ray.cluster.train.job import TrainJob
 from neulig_ray.cluster.train.worker import NOTE
@@ -22,39 +23,39 @@ from neulig_ray.storage.storage import Storage
 def run_trainings(
     name: str,
     jobs: Sequence[TrainJob],
-    storage: Storage,
-    cluster: Cluster,
+    context: RunContext,
     resources: Resources,
-    workers: int,
-    max_groups: int | None,
-    reporter: Reporter,
-    failures: Failures,
+    sizes: Sizes,
+    *,
+    max_groups: int | None = None,
 ) -> None:
-    """Make what is missing of `jobs`, the longest first, adding to `failures` what could not be made."""
-    jobs = runnable(jobs, failures)
+    """Make what is missing of `jobs`, the longest first, adding to the failures what could not be made."""
+    storage, workers = context.storage, max((job.workers for job in jobs), default=1)
+    jobs = runnable(jobs, context.failures)
     cached = sum(storage.exists(job.artifact) for job in jobs)
-    with reporter.stage(name, len(jobs), cached) as stage:
+    with context.reporter.stage(name, len(jobs), cached) as stage:
         if cached == len(jobs):
             return
-        cluster.start()
+        context.cluster.start()
         # Named after the whole plan, not what is missing of it: the same command finds its checkpoints.
         run = f"train/{name}-{fingerprint([job.artifact.fingerprint for job in jobs])}"
-        costs = {job.artifact.label: job.cost(storage) for job in jobs if not storage.exists(job.artifact)}
-        stage.weigh(costs.items())
+        missing = [job for job in jobs if not storage.exists(job.artifact)]
+        work = {job.artifact.fingerprint: job.cost(sizes).flops for job in missing}
+        stage.weigh((job.artifact.label, work[job.artifact.fingerprint]) for job in missing)
 
         def slots() -> int:
-            held = cluster.slots(cpus=resources.cpus, gpus=resources.gpus, workers=workers)
+            held = context.cluster.slots(cpus=resources.cpus, gpus=resources.gpus, workers=workers)
             return min(held, max_groups or len(jobs))
 
         with scratch(storage, run) as own:
 
-            def make(missing: list[TrainJob]) -> Failures:
-                ordered = sorted(missing, key=lambda job: -costs[job.artifact.label])
+            def make(mine: list[TrainJob]) -> Failures:
+                ordered = sorted(mine, key=lambda job: -work[job.artifact.fingerprint])
                 return _train(own, ordered, resources, workers, stage, slots)
 
             made = ensure(storage, jobs, make, stage)
             own.sweep(lambda folder: _made(storage, folder, jobs))
-        failures.update(made)
+        context.failures.update(made)
 
 
 def _train(
@@ -62,7 +63,7 @@ def _train(
     jobs: Sequence[TrainJob],
     resources: Resources,
     workers: int,
-    stage: Stage,
+    stage: StageProgress,
     slots: Callable[[], int],
 ) -> Failures:
     """Train in this order. A queue that is killed (a head short of memory) is begun anew with the rest."""

@@ -2,8 +2,8 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, TypeVar
 
 from neulig_ray.registry import Registry
 
@@ -54,6 +54,15 @@ class PretrainRecipe:
     candidates: int = 128  # captions that each image is compared with
     images: int = 24000  # captioned images rendered once, then sampled
     embedding_norm: float = 10.0  # mean norm of the image embeddings afterwards, by rescaling the projection
+
+
+R = TypeVar("R", FinetuneRecipe, PretrainRecipe)
+
+
+def override(recipe: R, changes: Any) -> R:
+    """`recipe` with every field of the same name that is not None in `changes`."""
+    names = {field.name for field in fields(recipe)}
+    return replace(recipe, **{n: v for n in names if (v := getattr(changes, n, None)) is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
