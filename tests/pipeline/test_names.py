@@ -31,10 +31,12 @@ def shipped() -> dict[str, Experiment]:
 
 
 def names(experiment: Experiment) -> dict[str, list[str]]:
-    """Stage -> "path fingerprint" of each of its artifacts, sorted."""
+    """Stage -> "path fingerprint" of each of its artifacts, sorted; fused origins count as origins."""
+    stages = make_plan(experiment).artifacts()
+    stages["origins"] += stages.pop("fused")
     return {
         stage: sorted(f"{artifact.path} {artifact.fingerprint}" for artifact in found)
-        for stage, found in make_plan(experiment).artifacts().items()
+        for stage, found in stages.items()
     }
 
 
