@@ -70,13 +70,14 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
 def _import(given: argparse.Namespace) -> int:
     from neulig_ray.models.archs import ARCHS
+    from neulig_ray.models.origin_source import parse_origin
+
+    arch, origin = ARCHS[given.arch], parse_origin(given.origin)  # a misspelt one is told before torch comes
     from neulig_ray.models.formats.checkpoints import locate, read_checkpoint
     from neulig_ray.models.formats.origins import check_origin
     from neulig_ray.models.formats.towers import expert_bytes, find_tower
-    from neulig_ray.models.origin_source import parse_origin
     from neulig_ray.tasks import TASKS
 
-    arch, origin = ARCHS[given.arch], parse_origin(given.origin)
     if origin.kind == "tag":
         check_origin(arch, origin)
     checkpoint = read_checkpoint(locate(given.source), given.weights_key)

@@ -90,8 +90,7 @@ class Tensor(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        numel = math.prod(self.shape)
-        return numel * WIDTHS[self.dtype]
+        return math.prod([WIDTHS[self.dtype], *self.shape])
 
 
 class DType(str):
@@ -126,7 +125,8 @@ def _view(storage: Any, dtype: str, offset: Any, size: Any, stride: Any) -> Tens
         raise Unreadable(f"a tensor of shape {shape} has {len(strides)} strides")
     numel = storage.nbytes // WIDTHS[dtype]
     last = start + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-    if math.prod(shape) > numel or (math.prod(shape) and last >= numel) or start > numel:
+    wanted = math.prod(shape)
+    if wanted > numel or (wanted and last >= numel) or start > numel:
         raise Unreadable(f"a tensor of shape {shape} is larger than what is stored of it")
     return Tensor(storage, dtype, start, shape, strides)
 

@@ -59,6 +59,10 @@ REFUSED = {
     "arch": (["run", "smallest", "--archs", "tiny-vt"], "'tiny-vit'"),
     "arch-of-open-clip": (["finetune", "smallest", "--archs", "ViT-B-23"], "'ViT-B-32'"),
     "arch-of-unknown-tower": (["run", "smallest", "--archs", "convnext_base"], "timm's convnext_base"),
+    "arch-of-import": (
+        ["import", "x.pt", "--arch", "tiny-vt", "--task", "digits", "--origin", "openai", "--storage", "s"],
+        "'tiny-vit'",
+    ),
     "task": (["run", "smallest", "--tasks", "digist", "textures"], "'digits'"),
     "task-of-pretraining": (["pretrain", "smallest", "--pretrain.tasks", "digts"], "'digits'"),
     "task-of-report": (["report", "smallest", "--tasks", "digist", "textures"], "'digits'"),

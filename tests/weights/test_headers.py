@@ -217,7 +217,7 @@ def files(draw: st.DrawFn) -> bytes:
     return whole(text, 0) + bytes(max(0, at + draw(st.sampled_from([0, 0, 0, 0, 1, -1]))))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(files())
 def test_generated_headers_are_read_as_the_library_reads_them(tmp_path_factory: Any, data: bytes) -> None:
     agree(tmp_path_factory.getbasetemp() / "generated.safetensors", data)

@@ -3,8 +3,8 @@
 import io
 import json
 import pickle
+import resource
 import struct
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +22,18 @@ from neulig_ray.models.formats.huggingface import config_of
 from neulig_ray.models.tower_files import read_tower
 from neulig_ray.weights import pickles, unpickling
 
-SECONDS = 20  # of which a busy machine needs most to start a process
+SECONDS = 20  # of processor time, so that a busy machine fails nothing
+
+
+def processor_seconds() -> float:
+    """Of this process and of those that it waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def refused_by_both(run: Run, folder: Path, hostile: Path) -> str:
     """What merge and import say of a file; both end with status 2 and leave nothing, soon."""
-    before = time.monotonic()
+    before = processor_seconds()
     other = folder / "other.safetensors"
     save_file({"w": torch.ones(2)}, other)
     told = refused(run, folder, "average", "--experts", other, hostile, "--out", folder / "m.safetensors")
@@ -38,7 +44,7 @@ def refused_by_both(run: Run, folder: Path, hostile: Path) -> str:
     assert status == 2, also
     assert str(hostile.parent) in told
     assert str(hostile.parent) in also
-    assert time.monotonic() - before < SECONDS
+    assert processor_seconds() - before < SECONDS
     assert not (folder / "m.safetensors").exists()
     return told + also
 
@@ -174,7 +180,7 @@ BOMBS: dict[str, tuple[Any, str]] = {
     "a memo of 2^31": (b"\x80\x02}r\xff\xff\xff\x7f.", "more memory"),
     "bytes of 2^40": (b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x.", "more memory"),
     "a text of 2^40": (b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"x.", "more memory"),
-    "a list for each byte": (b"\x80\x02(" + b"]" * 15_000_000 + b"t.", "more memory"),
+    "a set for each byte": (b"\x80\x04(" + b"\x8f" * 6_000_000 + b"t.", "more memory"),
 }
 
 
@@ -198,10 +204,10 @@ def test_time_is_limited_by_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(pickles, "SECONDS", 0.5)
     path = tmp_path / "slow.pt"
     path.write_bytes(b"\x80\x02}N\x85" + b"2\x86" * 60 + b"Ns.")
-    before = time.monotonic()
+    before = processor_seconds()
     with pytest.raises(InputError, match=r"slow\.pt cannot be read: .* took more than the \d s"):
         read_checkpoint(path)
-    assert time.monotonic() - before < SECONDS
+    assert processor_seconds() - before < SECONDS
     assert pickles.RATE == 50e6
 
 
@@ -271,7 +277,7 @@ def test_an_arch_is_built_as_it_is_known_and_not_as_a_file_says(neulig: Run, tmp
     path = tmp_path / "tower.safetensors"
     about = {"format": 1, "kind": "tower", "arch": "tiny-vit", "activation": "quick_gelu"}
     huge = {**ARCH.config, "vision_cfg": {**ARCH.config["vision_cfg"], "layers": 10**9}}
-    before = time.monotonic()
+    before = processor_seconds()
     for config, arch in ((huge, "tiny-vit"), (huge, "unheard-of"), (3, "tiny-vit"), ([], ["tiny-vit"])):
         metadata = {**about, "config": config, "arch": arch}
         path.write_bytes(save({"w": torch.ones(2)}, {"neulig": json.dumps(metadata)}))
@@ -279,7 +285,7 @@ def test_an_arch_is_built_as_it_is_known_and_not_as_a_file_says(neulig: Run, tmp
             "export", path, "--format", "safetensors", "--out", tmp_path / "e.safetensors"
         )
         assert status == 2, told
-    assert time.monotonic() - before < SECONDS
+    assert processor_seconds() - before < SECONDS
 
 
 SETTINGS = {
