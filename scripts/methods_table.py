@@ -8,20 +8,17 @@ from pathlib import Path
 
 from neulig_ray.cli.merge.flags import spelled
 from neulig_ray.merging import METHODS, Method
+from neulig_ray.merging.declare.method import PredictingMethod
 
 ROOT = Path(__file__).parent.parent
 FILES = ("README.md", "docs/methods.md")
 BEGIN, END = "<!-- methods: scripts/methods_table.py -->", "<!-- end of methods -->"
 
 
-def counterpart(method: Method) -> str:
-    """Whether predictions can be combined as the parameters are."""
-    return "yes" if method.coefficients or method.kind == "ligand" else ""
-
-
 def short(method: Method) -> str:
     """One line for the README."""
-    cells = [f"`{method.name}`", method.kind, ", ".join(method.needs), counterpart(method), method.summary]
+    equivalent = "yes" if method.has_ensemble_equivalent else ""
+    cells = [f"`{method.name}`", method.kind, ", ".join(method.needs), equivalent, method.summary]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -33,10 +30,11 @@ def full(method: Method) -> str:
         facts.append(f"needs {', '.join(method.needs)}")
     if not method.symmetric:
         facts.append("the order of the experts matters")
-    if method.kind not in ("reference", "ensemble"):
-        has = counterpart(method)
+    if not isinstance(method, PredictingMethod):
         facts.append(
-            "has a prediction-level counterpart" if has else "no counterpart: Ens. and Gap stay empty"
+            "has a prediction-level counterpart"
+            if method.has_ensemble_equivalent
+            else "no counterpart: Ens. and Gap stay empty"
         )
     lines += ["", "; ".join(facts) + "."]
     if method.schema:

@@ -1,4 +1,4 @@
-"""One combination under test: its merged models, the images that they see, the heads that judge."""
+"""One combination under test: its experts, the images that models see, the heads that judge."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ def choose(count: int, limit: int | None, seed: int, task: str) -> torch.Tensor:
 
 
 @dataclass
-class Bench:
+class EvaluationContext:
     """The test (or val) split of the n tasks of a combination.
 
     `data`: stored embeddings, labels and heads; `images`: task -> uint8 (N, H, W, 3), in the same order;

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from neulig_ray.errors import unknown
-from neulig_ray.evaluation.context import Bench, choose
+from neulig_ray.evaluation.context import EvaluationContext, choose
 from neulig_ray.experiment.config import GRANULARITIES
 from neulig_ray.seeds import stable_generator
 
@@ -17,7 +17,7 @@ Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # rows, beta, logits
 
 @dataclass(frozen=True)
 class Betas:
-    """The betas of one ligand on a bench.
+    """The betas of one ligand in a context.
 
     `images`: task -> (N, n), of every image of the split under test; `tasks`: task -> (n,), means over
     another split (val); `everything` (n,): the mean of the tasks' betas.
@@ -32,8 +32,8 @@ class Betas:
 
 
 @dataclass(frozen=True)
-class Served:
-    """What merged models said of one task's images `rows` (K,): logits (K, C), made with `beta` (K, n)."""
+class Predictions:
+    """What merged models predict of one task's images `rows` (K,): logits (K, C), by `beta` (K, n)."""
 
     task: str
     rows: torch.Tensor
@@ -43,9 +43,9 @@ class Served:
     order_seed: int | None = None
 
 
-def serve(
+def predict(
     granularity: str,
-    bench: Bench,
+    context: EvaluationContext,
     betas: Betas,
     *,
     sample_images: int = 200,
@@ -53,79 +53,87 @@ def serve(
     order_seeds: tuple[int, ...] = (0,),
     mixed_order_seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
     seed: int = 0,
-) -> Iterator[Served]:
-    """The merged models of one granularity on every task (and, in batches, every order) of the bench.
+) -> Iterator[Predictions]:
+    """The merged models of one granularity on every task (and, in batches, every order) of the context.
 
     `sample` looks at `sample_images` images of each task, chosen by `seed`; the others look at all.
     """
     match granularity:
         case "sample":
-            return per_sample(bench, betas, sample_images, seed)
+            return per_sample(context, betas, sample_images, seed)
         case "batch-first" | "batch-mean":
-            return per_batch(bench, betas, _RULES[granularity], batch_size, order_seeds)
+            return per_batch(context, betas, _RULES[granularity], batch_size, order_seeds)
         case "batch-first-mixed" | "batch-mean-mixed":
-            return per_mixed_batch(bench, betas, _RULES[granularity], batch_size, mixed_order_seeds)
+            return per_mixed_batch(context, betas, _RULES[granularity], batch_size, mixed_order_seeds)
         case "task":
-            return per_task(bench, betas.tasks)
+            return per_task(context, betas.tasks)
         case "global":
-            return per_task(bench, dict.fromkeys(bench.tasks, betas.everything))
+            return per_task(context, dict.fromkeys(context.tasks, betas.everything))
     raise unknown("granularity", granularity, GRANULARITIES)
 
 
-def per_sample(bench: Bench, betas: Betas, limit: int | None, seed: int) -> Iterator[Served]:
+def per_sample(
+    context: EvaluationContext, betas: Betas, limit: int | None, seed: int
+) -> Iterator[Predictions]:
     """The plain way: a merged model for each image in turn."""
-    for task in bench.tasks:
-        rows = choose(len(bench.images[task]), limit, seed, task)
+    for task in context.tasks:
+        rows = choose(len(context.images[task]), limit, seed, task)
         beta = betas.images[task][rows]
-        logits = [bench.logits(bench.merge(b), task, row[None]) for b, row in zip(beta, rows, strict=True)]
-        yield Served(task, rows, beta, torch.cat(logits))
+        logits = [
+            context.logits(context.merge(b), task, row[None]) for b, row in zip(beta, rows, strict=True)
+        ]
+        yield Predictions(task, rows, beta, torch.cat(logits))
 
 
 def per_batch(
-    bench: Bench, betas: Betas, rule: BatchRule, batch_size: int, order_seeds: tuple[int, ...]
-) -> Iterator[Served]:
+    context: EvaluationContext, betas: Betas, rule: BatchRule, batch_size: int, order_seeds: tuple[int, ...]
+) -> Iterator[Predictions]:
     """Batches of one task: the reference's evaluation (`batch-first`), which uses that they are pure."""
     for order_seed in order_seeds:
-        for task in bench.tasks:
-            order = stable_generator("order", order_seed, task).permutation(len(bench.images[task]))
+        for task in context.tasks:
+            order = stable_generator("order", order_seed, task).permutation(len(context.images[task]))
             parts: list[Part] = []
             for rows in torch.split(torch.from_numpy(order), batch_size):
                 beta = rule(betas.images[task][rows])
-                parts.append((rows, beta.expand(len(rows), -1), bench.logits(bench.merge(beta), task, rows)))
+                parts.append(
+                    (rows, beta.expand(len(rows), -1), context.logits(context.merge(beta), task, rows))
+                )
             yield _joined(task, parts, batch_size, order_seed)
 
 
 def per_mixed_batch(
-    bench: Bench, betas: Betas, rule: BatchRule, batch_size: int, order_seeds: tuple[int, ...]
-) -> Iterator[Served]:
+    context: EvaluationContext, betas: Betas, rule: BatchRule, batch_size: int, order_seeds: tuple[int, ...]
+) -> Iterator[Predictions]:
     """Batches of a shuffled mixture of all tasks' images, each image judged by its own task's head."""
-    sizes = [len(bench.images[task]) for task in bench.tasks]
+    sizes = [len(context.images[task]) for task in context.tasks]
     slots = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
     rows_in_task = torch.cat([torch.arange(size) for size in sizes])
-    image_betas = torch.cat([betas.images[task] for task in bench.tasks])
+    image_betas = torch.cat([betas.images[task] for task in context.tasks])
     for order_seed in order_seeds:
-        order = stable_generator("order", order_seed, *bench.tasks).permutation(len(slots))
-        parts: dict[str, list[Part]] = {task: [] for task in bench.tasks}
+        order = stable_generator("order", order_seed, *context.tasks).permutation(len(slots))
+        parts: dict[str, list[Part]] = {task: [] for task in context.tasks}
         for batch in torch.split(torch.from_numpy(order), batch_size):
             beta = rule(image_betas[batch])
-            rows = {task: rows_in_task[batch[slots[batch] == slot]] for slot, task in enumerate(bench.tasks)}
-            for task, logits in bench.mixed_logits(bench.merge(beta), rows).items():
+            rows = {
+                task: rows_in_task[batch[slots[batch] == slot]] for slot, task in enumerate(context.tasks)
+            }
+            for task, logits in context.mixed_logits(context.merge(beta), rows).items():
                 parts[task].append((rows[task], beta.expand(len(rows[task]), -1), logits))
-        for task in bench.tasks:
+        for task in context.tasks:
             yield _joined(task, parts[task], batch_size, order_seed)
 
 
-def per_task(bench: Bench, betas: Mapping[str, torch.Tensor]) -> Iterator[Served]:
+def per_task(context: EvaluationContext, betas: Mapping[str, torch.Tensor]) -> Iterator[Predictions]:
     """One merged model for each task, with the beta (n,) given for it."""
     for task, beta in betas.items():
-        rows = torch.arange(len(bench.images[task]))
-        logits = bench.logits(bench.merge(beta), task, rows)
-        yield Served(task, rows, beta.expand(len(rows), -1), logits)
+        rows = torch.arange(len(context.images[task]))
+        logits = context.logits(context.merge(beta), task, rows)
+        yield Predictions(task, rows, beta.expand(len(rows), -1), logits)
 
 
-def _joined(task: str, parts: list[Part], batch_size: int, order_seed: int) -> Served:
+def _joined(task: str, parts: list[Part], batch_size: int, order_seed: int) -> Predictions:
     rows, beta, logits = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Served(task, rows, beta, logits, batch_size, order_seed)
+    return Predictions(task, rows, beta, logits, batch_size, order_seed)
 
 
 def first_row(beta: torch.Tensor) -> torch.Tensor:

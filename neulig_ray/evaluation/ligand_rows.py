@@ -1,4 +1,4 @@
-"""Results rows of trained ligands: merging and ensembling at each granularity, and hard routing."""
+"""Results rows of methods that weigh experts by a trained ligand: merging and ensembling, or choosing."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -6,82 +6,90 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from neulig_ray.evaluation.context import Bench, choose
-from neulig_ray.evaluation.granularity import Betas, Served, serve
+from neulig_ray.evaluation.context import EvaluationContext, choose
+from neulig_ray.evaluation.granularity import Betas, Predictions, predict
 from neulig_ray.evaluation.metrics import accuracy, compare
 from neulig_ray.evaluation.rows import Row, new_row
 from neulig_ray.experiment.config import GRANULARITIES
 from neulig_ray.ligand.coopvec import coopvecs, entropy, own_slot, routing_accuracy
 from neulig_ray.ligand.data import LigandData, combination_key, task_of
 from neulig_ray.ligand.portland import Portland
-from neulig_ray.merging.methods.ligand import hard_routing
+from neulig_ray.merging.declare.gated import GatedMethod
 from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.merging.prediction import ensemble_logits
 from neulig_ray.models.archs import Arch
 
 
-def evaluate_ligand(
+def evaluate_gated(
+    method: GatedMethod,
     portland: Portland,
     member: int,
-    *,
-    stack: ExpertStack,
-    tower: nn.Module,
-    arch: Arch,
+    context: EvaluationContext,
     val: LigandData,
-    test: LigandData,
-    images: Mapping[str, np.ndarray],
+    *,
     granularities: Sequence[str] = GRANULARITIES,
+    options: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> list[Row]:
-    """Rows of one member on the test split: granularity x task x order.
+    """Rows of one member on the context's split, the test split: granularity x task x order.
 
-    `images`: task -> the test images, uint8 (N, H, W, 3), in the order of `test`; the betas of `task` and
-    `global` come from `val`; `settings` are the keywords of `serve`. Ensembling uses every image's own beta
-    on the row's images, `matched_ensembling_accuracy` the beta that the row's merged model had. Raises
-    TrainingDiverged for a merged model whose logits are NaN.
+    The weights are what the method makes of every image's beta. Those of `task` and `global` come from `val`;
+    `settings` are the keywords of `predict`. Ensembling uses every image's own weights on the row's images,
+    `matched_ensembling_accuracy` the weights that the row's merged model had; `entropy` and
+    `routing_accuracy` are the gate's own. Raises TrainingDiverged for a merged model whose logits are NaN,
+    and InputError as the method does.
     """
-    combination = portland.combinations[member]
-    bench = Bench(combination, stack, tower, arch, test, images)
-    betas = Betas(
-        {task: coopvecs(portland, member, test, task) for task in bench.tasks},
-        {task: coopvecs(portland, member, val, task).mean(0) for task in bench.tasks},
+    given = options or {}
+    gate = {task: coopvecs(portland, member, context.data, task) for task in context.tasks}
+    weights = Betas(
+        {task: method.weights(beta, given) for task, beta in gate.items()},
+        {
+            task: method.weights(coopvecs(portland, member, val, task), given).mean(0)
+            for task in context.tasks
+        },
     )
+
+    def row(granularity: str, found: Predictions) -> Row:
+        task, rows = found.task, found.rows
+        labels = context.labels(task, rows)
+        what = f"{method.name} of {combination_key(context.combination)} at {granularity} on {task}"
+        ensembled = context.ensemble(weights.images[task][rows], task, rows)
+        matched = context.ensemble(found.beta, task, rows)
+        return new_row(
+            task,
+            granularity,
+            buffers=context.buffers,
+            batch_size=found.batch_size,
+            order_seed=found.order_seed,
+            num_samples=len(rows),
+            **compare(found.logits, ensembled, labels, what),
+            matched_ensembling_accuracy=accuracy(matched, labels, what),
+            entropy=entropy(gate[task][rows]),
+            routing_accuracy=routing_accuracy(gate[task][rows], context.own(task)),
+        )
+
     return [
-        _row(bench, betas, granularity, served)
+        row(granularity, found)
         for granularity in granularities
-        for served in serve(granularity, bench, betas, **settings)
+        for found in predict(granularity, context, weights, **settings)
     ]
 
 
-def _row(bench: Bench, betas: Betas, granularity: str, served: Served) -> Row:
-    task, rows = served.task, served.rows
-    labels = bench.labels(task, rows)
-    own_beta = betas.images[task][rows]
-    what = f"ligand of {combination_key(bench.combination)} at {granularity} on {task}"
-    matched = bench.ensemble(served.beta, task, rows)
-    return new_row(
-        task,
-        granularity,
-        buffers=bench.buffers,
-        batch_size=served.batch_size,
-        order_seed=served.order_seed,
-        num_samples=len(rows),
-        **compare(served.logits, bench.ensemble(own_beta, task, rows), labels, what),
-        matched_ensembling_accuracy=accuracy(matched, labels, what),
-        entropy=entropy(own_beta),
-        routing_accuracy=routing_accuracy(own_beta, bench.own(task)),
-    )
-
-
-def evaluate_hard_routing(portland: Portland, member: int, test: LigandData) -> list[Row]:
-    """Rows of the expert with the largest beta alone, image by image, from stored embeddings."""
+def evaluate_selection(
+    method: GatedMethod,
+    portland: Portland,
+    member: int,
+    test: LigandData,
+    options: Mapping[str, Any] | None = None,
+) -> list[Row]:
+    """Rows of a method that selects: the expert that it chooses for each image, from stored embeddings."""
     combination = portland.combinations[member]
     rows = []
     for task in map(task_of, combination):
         beta, own = coopvecs(portland, member, test, task), own_slot(combination, task)
-        chosen = hard_routing.function(beta)
+        chosen = method.weights(beta, options or {})
         logits = ensemble_logits(chosen, test.stacked(combination, task), test.head(combination[own]))
-        what = f"hard routing of {combination_key(combination)} on {task}"
+        what = f"{method.name} of {combination_key(combination)} on {task}"
         rows.append(
             new_row(
                 task,
@@ -115,12 +123,12 @@ def task_accuracies(
     found = []
     for member in range(len(portland.combinations)) if members is None else members:
         combination = portland.combinations[member]
-        bench = Bench(combination, stack, tower, arch, val, images)
-        for task in bench.tasks:
+        context = EvaluationContext(combination, stack, tower, arch, val, images)
+        for task in context.tasks:
             beta = coopvecs(portland, member, val, task)
             rows = choose(len(beta), limit, seed, task)
-            labels = bench.labels(task, rows)
-            merged = bench.logits(bench.merge(beta.mean(0)), task, rows)
+            labels = context.labels(task, rows)
+            merged = context.logits(context.merge(beta.mean(0)), task, rows)
             what = f"ligand of {combination_key(combination)} on {task}"
             found.append(
                 {
@@ -128,7 +136,7 @@ def task_accuracies(
                     "task": task,
                     "num_samples": len(rows),
                     "merging_accuracy": accuracy(merged, labels, f"{what}, merged"),
-                    "ensembling_accuracy": accuracy(bench.ensemble(beta[rows], task, rows), labels, what),
+                    "ensembling_accuracy": accuracy(context.ensemble(beta[rows], task, rows), labels, what),
                 }
             )
     return found

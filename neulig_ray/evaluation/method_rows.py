@@ -1,25 +1,25 @@
 """Results rows of every method that makes models of a combination; what is chosen is chosen on val."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
-from neulig_ray.errors import InputError, NotFinite, TrainingDiverged
-from neulig_ray.evaluation.context import Bench, choose
-from neulig_ray.evaluation.merged_models import Ingredients, Served, counterpart, serve, with_new_statistics
+from neulig_ray.errors import InputError, NotFinite, TrainingDiverged, unknown
+from neulig_ray.evaluation.context import EvaluationContext, choose
 from neulig_ray.evaluation.metrics import accuracy, compare
+from neulig_ray.evaluation.re_estimation import with_new_statistics
 from neulig_ray.evaluation.rows import Row, new_row
-from neulig_ray.ligand.data import Combination, LigandData, combination_key
-from neulig_ray.merging._base import Method
-from neulig_ray.merging.parameters import ExpertStack
-from neulig_ray.merging.prediction import head_logits
-from neulig_ray.models.archs import Arch
+from neulig_ray.experiment.config import GRANULARITIES
+from neulig_ray.ligand.data import combination_key
+from neulig_ray.merging.declare.method import MergingMethod
+from neulig_ray.merging.inputs import MergeInputs
+from neulig_ray.merging.merged_models import MergedModels
+from neulig_ray.merging.prediction import equivalent_embedding, head_logits
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,7 @@ class Tuning:
     """Options to choose on val, each with the values to try; `limit` val images of each task judge them."""
 
     grid: Mapping[str, tuple[Any, ...]]
-    val: LigandData
-    images: Mapping[str, np.ndarray]
+    val: EvaluationContext
     limit: int | None = None
 
     def settings(self) -> list[dict[str, Any]]:
@@ -36,7 +35,7 @@ class Tuning:
         return [dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())]
 
 
-class Measured(NamedTuple):
+class MeasuredRows(NamedTuple):
     """Rows, and what was chosen: one entry for each rule for buffers and, where they differ, each task."""
 
     rows: list[Row]
@@ -44,31 +43,27 @@ class Measured(NamedTuple):
 
 
 def evaluate_merge(
-    method: Method,
-    combination: Combination,
+    method: MergingMethod,
+    inputs: MergeInputs,
+    context: EvaluationContext,
     *,
-    stack: ExpertStack,
-    tower: nn.Module,
-    arch: Arch,
-    test: LigandData,
-    images: Mapping[str, np.ndarray],
     options: Mapping[str, Any] | None = None,
-    ingredients: Ingredients | None = None,
+    origin: str | None = None,
+    unlabelled: Mapping[str, np.ndarray] | None = None,
     tuning: Tuning | None = None,
     batch_size: int = 128,
     seed: int = 0,
-) -> Measured:
+) -> MeasuredRows:
     """Rows of what a method makes of a combination, one for each of its tasks.
 
-    Ensembling is the prediction-level counterpart z_0 + sum_i lambda_i (z_i - z_0) of methods that have one.
-    A tower with BatchNorm gives rows with averaged statistics and, where there are unlabelled images, rows
-    with statistics re-estimated on them. With `tuning`, the options of the grid are those of the highest val
-    accuracy (mean over the tasks; by task where each task has a model of its own; the first of equal ones),
-    for each rule for buffers by itself.
+    `inputs` are what the method merges, `context` is what its models are measured on. Ensembling is the
+    equivalent z_0 + sum_i lambda_i (z_i - z_0) of methods that have one; `origin` is the key of the stored
+    embeddings z_0. A tower with BatchNorm gives rows with averaged statistics and, where there are
+    `unlabelled` images (task -> uint8 (N, H, W, 3)), rows with statistics re-estimated on them. With
+    `tuning`, the options of the grid are those of the highest val accuracy (mean over the tasks; by task
+    where each task has a model of its own; the first of equal ones), for each rule for buffers by itself.
     """
-    given = ingredients or Ingredients()
-    study = _Study(method, combination, stack, tower, arch, given, dict(options or {}), batch_size, seed)
-    bench = Bench(combination, stack, tower, arch, test, images)
+    study = _Study(method, inputs, context, dict(options or {}), origin, unlabelled or {}, batch_size, seed)
     selected: list[dict[str, Any]] = []
     settings: dict[str, dict[str, dict[str, Any]]] = {}  # buffers -> task -> chosen
     if tuning is not None and tuning.grid:
@@ -77,16 +72,16 @@ def evaluate_merge(
             selected += [{"buffers": buffers, **entry} for entry in _summarised(by_task)]
     rows: list[Row] = []
     for buffers in study.rules():
-        chosen = settings.get(buffers) or {task: {} for task in bench.tasks}
-        made: dict[str, Served] = {}
-        for task in bench.tasks:
+        chosen = settings.get(buffers) or {task: {} for task in context.tasks}
+        models: dict[str, MergedModels] = {}
+        for task in context.tasks:
             key = str(sorted(chosen[task].items()))
-            if key not in made:
-                made[key] = study.serve(chosen[task], buffers)
-            if buffers == "re-estimated" and not made[key].static:
+            if key not in models:
+                models[key] = study.follow(study.merge(chosen[task]), buffers)
+            if buffers == "re-estimated" and models[key].modules:
                 continue  # a module keeps the statistics that it was made with
-            rows.append(study.row(made[key], chosen[task], buffers, bench, task))
-    return Measured(rows, selected)
+            rows.append(study.row(models[key], chosen[task], buffers, task))
+    return MeasuredRows(rows, selected)
 
 
 def _summarised(by_task: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -98,106 +93,96 @@ def _summarised(by_task: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 @dataclass
 class _Study:
-    method: Method
-    combination: Combination
-    stack: ExpertStack
-    tower: nn.Module
-    arch: Arch
-    ingredients: Ingredients
+    method: MergingMethod
+    inputs: MergeInputs
+    context: EvaluationContext
     options: dict[str, Any]
-    batch_size: int
-    seed: int
+    origin: str | None
+    unlabelled: Mapping[str, np.ndarray] = field(default_factory=dict)
+    batch_size: int = 128
+    seed: int = 0
 
     def rules(self) -> Iterator[str]:
         """What becomes of BatchNorm statistics: every rule that can be followed here."""
-        if not self.stack.has_batchnorm:
+        if not self.context.stack.has_batchnorm:
             yield ""
             return
         yield "average"
-        if self.ingredients.unlabelled:
+        if self.unlabelled:
             yield "re-estimated"
 
-    def serve(self, setting: Mapping[str, Any], buffers: str) -> Served:
-        made = serve(
-            self.method,
-            self.combination,
-            self.stack,
-            self.tower,
-            self.ingredients,
-            {**self.options, **setting},
-        )
-        return self._follow(made, buffers)
+    def merge(self, setting: Mapping[str, Any]) -> MergedModels:
+        """Raises InputError for a granularity that results do not know."""
+        merged = self.method.run(self.inputs, {**self.options, **setting})
+        if merged.granularity not in GRANULARITIES:
+            raise unknown(f"granularity of {self.method.name}'s models:", merged.granularity, GRANULARITIES)
+        return merged
 
-    def _follow(self, made: Served, buffers: str) -> Served:
-        if buffers != "re-estimated" or not made.static:
-            return made
+    def follow(self, merged: MergedModels, buffers: str) -> MergedModels:
+        if buffers != "re-estimated" or merged.modules:
+            return merged
+        context = self.context
         return with_new_statistics(
-            made, self.tower, self.arch, self.ingredients.unlabelled, self.batch_size, self.seed
+            merged, context.tower, context.arch, self.unlabelled, self.batch_size, self.seed
         )
 
     def tune(self, tuning: Tuning) -> dict[str, dict[str, dict[str, Any]]]:
         """Rule for buffers -> task -> the setting of the highest val accuracy."""
-        val = Bench(self.combination, self.stack, self.tower, self.arch, tuning.val, tuning.images)
-        settings, rules = tuning.settings(), list(self.rules())
-        reached: dict[str, list[dict[str, float]]] = {rule: [] for rule in rules}
+        val, settings, rules = tuning.val, tuning.settings(), list(self.rules())
+        accuracies: dict[str, list[dict[str, float]]] = {rule: [] for rule in rules}
         by_task = False
         for setting in settings:
             try:
-                made = self.serve(setting, "average")
+                merged = self.merge(setting)
             except NotFinite:  # nor is this one ever chosen where another works
                 for rule in rules:
-                    reached[rule].append(dict.fromkeys(val.tasks, -1.0))
+                    accuracies[rule].append(dict.fromkeys(val.tasks, -1.0))
                 continue
-            by_task = made.granularity == "task"
+            by_task = merged.granularity == "task"
             for rule in rules:
-                served = self._follow(made, rule)
-                reached[rule].append({t: self._val(served, val, t, tuning.limit) for t in val.tasks})
+                models = self.follow(merged, rule)
+                accuracies[rule].append({t: self._val(models, val, t, tuning.limit) for t in val.tasks})
         chosen: dict[str, dict[str, dict[str, Any]]] = {}
-        for rule, found in reached.items():
+        for rule, tried in accuracies.items():
             if by_task:
-                best = {t: max(range(len(found)), key=lambda i, t=t: found[i][t]) for t in val.tasks}  # type: ignore[misc]
+                best = {t: max(range(len(tried)), key=lambda i, t=t: tried[i][t]) for t in val.tasks}  # type: ignore[misc]
             else:
                 best = dict.fromkeys(
-                    val.tasks, max(range(len(found)), key=lambda i: fmean(found[i].values()))
+                    val.tasks, max(range(len(tried)), key=lambda i: fmean(tried[i].values()))
                 )
             chosen[rule] = {task: settings[i] for task, i in best.items()}
         return chosen
 
-    def _val(self, served: Served, val: Bench, task: str, limit: int | None) -> float:
+    def _val(self, merged: MergedModels, val: EvaluationContext, task: str, limit: int | None) -> float:
         rows = choose(len(val.images[task]), limit, self.seed, task)
-        logits = val.logits(served.models[task], task, rows, self.batch_size)
+        logits = val.logits(merged.by_task[task], task, rows, self.batch_size)
         try:
             return accuracy(logits, val.labels(task, rows))
         except TrainingDiverged:  # a scaling that is too large: never chosen where another one works
             return -1.0
 
-    def row(self, served: Served, setting: Mapping[str, Any], buffers: str, bench: Bench, task: str) -> Row:
-        every = torch.arange(len(bench.images[task]))
-        labels = bench.labels(task, every)
-        what = f"{self.method.name} of {combination_key(self.combination)} on {task}"
-        logits = bench.logits(served.models[task], task, every, self.batch_size)
-        lambdas = self._lambdas(setting)
-        if lambdas is None:
+    def row(self, merged: MergedModels, setting: Mapping[str, Any], buffers: str, task: str) -> Row:
+        context = self.context
+        every = torch.arange(len(context.images[task]))
+        labels = context.labels(task, every)
+        what = f"{self.method.name} of {combination_key(context.combination)} on {task}"
+        logits = context.logits(merged.by_task[task], task, every, self.batch_size)
+        coefficients = self.method.equivalent_coefficients(
+            len(context.combination), {**self.options, **setting}
+        )
+        if coefficients is None:
             values: Mapping[str, Any] = {"merging_accuracy": accuracy(logits, labels, what)}
         else:
-            stacked = bench.data.stacked(self.combination, task)
-            embeddings = counterpart(lambdas, stacked, lambda: self._origin(bench, task))
-            values = compare(logits, head_logits(embeddings, bench.head(task)), labels, what)
-        batch = {"batch_size": self.batch_size} if served.granularity.startswith("batch") else {}
-        made = new_row(task, served.granularity, buffers=buffers, num_samples=len(labels), **batch, **values)
-        return {**made, "parameters": served.numbers}
+            stacked = context.data.stacked(context.combination, task)
+            embeddings = equivalent_embedding(coefficients, stacked, lambda: self._origin(task))
+            values = compare(logits, head_logits(embeddings, context.head(task)), labels, what)
+        batch = {"batch_size": self.batch_size} if merged.granularity.startswith("batch") else {}
+        row = new_row(task, merged.granularity, buffers=buffers, num_samples=len(labels), **batch, **values)
+        return {**row, "parameters": merged.parameters}
 
-    def _lambdas(self, setting: Mapping[str, Any]) -> torch.Tensor | None:
-        method = self.method
-        if method.coefficients is None:
-            return None
-        resolved = method.resolve({**self.options, **setting})
-        found: torch.Tensor | None = method.call(method.coefficients, len(self.combination), options=resolved)
-        return found
-
-    def _origin(self, bench: Bench, task: str) -> torch.Tensor:
-        if self.ingredients.origin is None:
+    def _origin(self, task: str) -> torch.Tensor:
+        if self.origin is None:
             raise InputError(
                 f"the ensembling accuracy of {self.method.name} needs the origin's embeddings: give `origin`"
             )
-        return bench.data.embedding(self.ingredients.origin, task)
+        return self.context.data.embedding(self.origin, task)

@@ -1,10 +1,12 @@
 """Methods as an experiment names them: name:option=value,option=value."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from neulig_ray.errors import InputError
 from neulig_ray.merging import METHODS, Method
+
+M = TypeVar("M", bound=Method)
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,12 @@ class MethodSpec:
     @property
     def method(self) -> Method:
         return METHODS[self.name]
+
+    def require(self, kind: type[M]) -> M:
+        """The method, which is known to be of this kind."""
+        if not isinstance(self.method, kind):
+            raise TypeError(f"{self.name} is a {type(self.method).__name__}, not a {kind.__name__}")
+        return self.method
 
     @property
     def grid(self) -> dict[str, tuple[Any, ...]]:

@@ -9,7 +9,7 @@ import torch
 
 from neulig_ray.errors import InputError, TrainingDiverged
 from neulig_ray.merging._options import About
-from neulig_ray.merging.adaptation_inputs import Workbench, endless
+from neulig_ray.merging.inputs import MergeInputs, endless
 
 Steps = Annotated[int, About("number of optimiser steps, each on one batch of every task", at_least=0)]
 BatchSize = Annotated[int, About("number of images of each task in a step", at_least=1)]
@@ -25,7 +25,9 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
     return -(log_probabilities.exp() * log_probabilities).sum(-1).mean()
 
 
-def task_batches(bench: Workbench, batch_size: int) -> Iterator[Iterator[tuple[torch.Tensor, torch.Tensor]]]:
+def task_batches(
+    bench: MergeInputs, batch_size: int
+) -> Iterator[Iterator[tuple[torch.Tensor, torch.Tensor]]]:
     """For each step for ever: every task's next images (B, 3, S, S) and its head (C, d), one task at a time.
 
     What a task is shown depends on the bench's seed and the task's label, not on the order of the tasks.

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from neulig_ray.errors import InputError
 from neulig_ray.merging._options import About
 from neulig_ray.merging.adaptation import backward_each, entropy, minimise, task_batches
-from neulig_ray.merging.adaptation_inputs import Workbench
+from neulig_ray.merging.inputs import MergeInputs
 from neulig_ray.merging.prediction import head_logits
 from neulig_ray.merging.task_vectors import TaskVectors
 from neulig_ray.weights.compatibility import check_specs
@@ -22,7 +22,7 @@ Init = Annotated[float, About("coefficient that every task vector starts with")]
 Clamp = Annotated[bool, About("whether the coefficients are clamped to [0, 1] in the forward pass")]
 
 
-def task_vectors(bench: Workbench) -> TaskVectors:
+def task_vectors(bench: MergeInputs) -> TaskVectors:
     """The task vectors of the bench's experts, on its tower's device.
 
     Raises InputError where there is no base, or the models' tensors are not those of the tower.
@@ -62,7 +62,7 @@ def backward(
 
 def learn_coefficients(
     method: str,
-    bench: Workbench,
+    bench: MergeInputs,
     vectors: TaskVectors,
     *,
     level: Literal["layer", "task"],

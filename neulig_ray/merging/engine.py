@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from neulig_ray.errors import InputError, NotFinite
-from neulig_ray.merging._base import Method
+from neulig_ray.merging.declare.method import Method
+from neulig_ray.merging.declare.per_tensor import PerTensorMethod
 from neulig_ray.merging.masks import MaskedModel, empty_masks, masked_specs, pack_masks
 from neulig_ray.merging.models import (
     EXTREME,
@@ -34,7 +35,7 @@ class Merge:
     `task`: of a masked method, the index of the one expert whose dense model is to be written.
     """
 
-    method: Method
+    method: PerTensorMethod
     models: Models
     options: Mapping[str, Any]
     buffers: Buffers = "average"
@@ -50,7 +51,7 @@ class Merge:
         task: int | None = None,
     ) -> "Merge":
         """Raises InputError for a method that does not stream, a missing base, and wrong options."""
-        if not method.streams:
+        if not isinstance(method, PerTensorMethod):
             raise InputError(
                 f"{method.name} is not a method that merges parameters tensor by tensor: its kind is "
                 f"{method.kind}" + (f", and it needs {', '.join(method.needs)}" if method.needs else "")
@@ -62,11 +63,11 @@ class Merge:
             )
         if models.base is None and (method.needs_base or buffers == "base"):
             raise InputError(f"{method.name} with buffers {buffers!r} needs the base model: give its origin")
-        if method.measure is not None and not models.statistics:
+        if method.needs_statistics and not models.statistics:
             raise InputError(f"{method.name} needs what is measured on each expert: give its statistics")
         resolved = method.resolve(options or {})
         method.check_counts(resolved, models.n)
-        if method.measure is not None:
+        if method.needs_statistics:
             found = {label: s.specs for label, s in zip(models.labels, models.statistics, strict=True)}
             check_statistics(models.specs, found, elementwise=method.elementwise)
         if method.precondition is not None:

@@ -90,7 +90,7 @@ class MaskedModel:
         return {name: self.tensor(name, task) for name in self.specs}
 
     @property
-    def numbers(self) -> int:
+    def parameters(self) -> int:
         """What is kept, counted in float32 parameters: base, shared vector, and 1/32 for each mask bit."""
         specs = self.source.specs
         floats = sum(s.numel for name, s in specs.items() if not name.startswith("mask/"))

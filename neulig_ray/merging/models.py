@@ -18,6 +18,7 @@ from neulig_ray.weights.sources import Source
 from neulig_ray.weights.tensor_file import Spec
 
 T = TypeVar("T")
+Tensors = Sequence[torch.Tensor]  # the experts' tensors of one name, read when they are indexed
 # Numbers of all experts together in one piece: each thread holds 4 MiB of them, however many experts there
 # are. Measured: pieces of less than 2^14 numbers cost more time in calls than in arithmetic.
 PIECE = 1 << 20

@@ -9,8 +9,7 @@ from typing import Literal
 
 import torch
 
-from neulig_ray.merging._base import Tensors
-from neulig_ray.merging.models import Models
+from neulig_ray.merging.models import Models, Tensors
 
 Scope = Literal["vector", "tensor"]
 Threshold = Literal["inclusive", "strict"]

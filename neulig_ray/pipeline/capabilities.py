@@ -8,7 +8,8 @@ from torch import nn
 from neulig_ray.experiment.config import Experiment
 from neulig_ray.experiment.method_spec import MethodSpec
 from neulig_ray.merging import Method
-from neulig_ray.merging._base import defined_everywhere
+from neulig_ray.merging.declare.method import PredictingMethod
+from neulig_ray.merging.declare.routed import RoutedMethod, defined_everywhere
 from neulig_ray.models.archs import ARCHS, Arch
 from neulig_ray.models.clip import skeleton
 
@@ -18,8 +19,8 @@ _EXAMPLES: Final = {"ViT": "tiny-vit", "CNN": "tiny-rn"}
 def declared(experiment: Experiment) -> dict[str, Any]:
     """`archs`: name -> ViT or CNN; `methods`: those that merge -> paper, and what each is defined for.
 
-    A method serves ViTs and CNNs unless it refuses their towers, experts of diverse origins unless it needs
-    one base; `theory` is its own sentence.
+    A method serves the towers that it does not call unsupported, and experts of diverse origins unless it
+    needs one base; `theory` is its own sentence.
     """
     methods = {spec.name: spec.method for spec in map(MethodSpec.parse, experiment.methods)}
     return {
@@ -27,7 +28,7 @@ def declared(experiment: Experiment) -> dict[str, Any]:
         "methods": {
             name: _describe(method)
             for name, method in methods.items()
-            if method.kind not in ("reference", "ensemble")
+            if not isinstance(method, PredictingMethod)
         },
     }
 
@@ -45,7 +46,8 @@ def _tower(kind: str) -> nn.Module:
 
 def _serves(method: Method, kind: str) -> bool:
     """Asked of a tower only where a method refuses some: building one imports open_clip."""
-    return method.refuses is defined_everywhere or method.refuses(_tower(kind)) is None
+    refuses = isinstance(method, RoutedMethod) and method.refuses is not defined_everywhere
+    return not refuses or method.unsupported_reason(_tower(kind)) is None
 
 
 def _describe(method: Method) -> dict[str, Any]:
@@ -53,6 +55,6 @@ def _describe(method: Method) -> dict[str, Any]:
         "paper": method.paper,
         **{kind: _serves(method, kind) for kind in _EXAMPLES},
         "diverse origins": not method.needs_base,
-        "ensembling": method.has_counterpart,
+        "ensembling": method.has_ensemble_equivalent,
         "theory": method.theory,
     }

@@ -7,8 +7,9 @@ from neulig_ray.cluster.cost import Sizes
 from neulig_ray.errors import InputError
 from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.experiment.combinations import Group, collaborator, groups, origins_of
-from neulig_ray.experiment.config import Experiment, check_values
+from neulig_ray.experiment.config import GRANULARITIES, Experiment, check_values
 from neulig_ray.experiment.method_spec import MethodSpec
+from neulig_ray.merging.declare.gated import GatedMethod
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import image_size
 from neulig_ray.models.origin_source import parse_origin
@@ -140,7 +141,18 @@ def make_plan(experiment: Experiment) -> Plan:
 
     found = groups(e)
     cells = []
-    if any(m.method.kind == "ligand" for m in methods):
+    gated = [m.method for m in methods if isinstance(m.method, GatedMethod)]
+    if gated and not e.alignment:
+        raise InputError(
+            f"alignment is empty, but {gated[0].name}, which needs a ligand, is among the methods: "
+            "use sup, semi or both"
+        )
+    if merging := [m.name for m in gated if not m.selects and not e.evaluation.granularities]:
+        raise InputError(
+            f"evaluation.granularities is empty, but {merging[0]} is measured at each of them: "
+            f"use some of {', '.join(GRANULARITIES)}"
+        )
+    if gated:
         cells = [
             plan_cell(e, group, alignment, models[group.arch]) for group in found for alignment in e.alignment
         ]

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 from neulig_ray.errors import TrainingDiverged
-from neulig_ray.evaluation.baseline_rows import evaluate_expert, evaluate_zeroshot
+from neulig_ray.evaluation.metrics import accuracy
 from neulig_ray.evaluation.weakness import weakness
 from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.experiment.combinations import origin_of
 from neulig_ray.ligand.data import LigandData, task_of
+from neulig_ray.merging.prediction import head_logits
 from neulig_ray.pipeline.plan import Plan
 from neulig_ray.stages.embeddings import load_embeddings
 from neulig_ray.stages.heads import FILE as HEAD_FILE
@@ -43,9 +44,14 @@ def _weak(models: ArchModels, storage: Storage) -> Iterator[tuple[str, str]]:
             {key: read_array(storage, known.heads[key], HEAD_FILE)},
         )
         try:
-            reached = evaluate_expert(key, val)["merging_accuracy"]
-            before = evaluate_zeroshot(origin_of(key), key, val)["merging_accuracy"]
+            reached, before = (_accuracy(model, key, val) for model in (key, origin_of(key)))
         except TrainingDiverged:
             continue
         if reason := weakness(reached, before, val.label(task).numpy(), len(val.head(key))):
             yield key, reason
+
+
+def _accuracy(model: str, key: str, val: LigandData) -> float:
+    task = task_of(key)
+    scores = head_logits(val.embedding(model, task), val.head(key))
+    return accuracy(scores, val.label(task), f"{model} on {task}")

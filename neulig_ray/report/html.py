@@ -215,7 +215,7 @@ def _table(table: Table, others: Published | None = None) -> str:
 
 def _row(table: Table, line: Line, label: str) -> str:
     variant = line.variant
-    meaning = escape(GRANULARITIES.get(variant.granularity, "")) if variant.method == "ligand" else ""
+    meaning = escape(GRANULARITIES.get(variant.granularity, "")) if variant.shows_granularity else ""
     mark = f' <abbr title="{_KNOWS}">*</abbr>'
     name = escape(label) + (mark if variant.knows_task else "") + (" ⚠" if line.failures else "")
     cells = [_score_cells(line.scores.get(task, Score()), "") for task in table.tasks]

@@ -1,13 +1,13 @@
 """Means and spreads of a results table: the one aggregation behind console, HTML, plots and MLflow."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from neulig_ray.results.schema import MEASURED, OK, SKIPPED
-from neulig_ray.results.variants import FIELDS, Variant
+from neulig_ray.results.variants import ENSEMBLE_PREFIX, FIELDS, Nature, Variant
 
 NAN = float("nan")
 SCORES = {"merging": "merging_accuracy", "ensembling": "ensembling_accuracy", "gap": "gap"}
@@ -107,13 +107,14 @@ def lines(rows: pd.DataFrame) -> list[Line]:
     scores: dict[Any, dict[str, Score]] = {}
     for (*values, task), score in by_task.items():
         scores.setdefault(tuple(values), {})[task] = score
-    failures = _failures(keyed[keyed["status"] != OK])
+    natures = _natures(rows)
+    failures = _failures(keyed[keyed["status"] != OK], natures)
     made = []
     for values in keyed[list(FIELDS)].drop_duplicates().itertuples(index=False, name=None):
         missing = dict.fromkeys(set(MEASURED) - set(SCORES.values()), NAN)
         made.append(
             Line(
-                variant=_variant(values),
+                variant=_variant(values, natures),
                 scores=scores.get(values, {}),
                 mean=mean.get(values, Score()),
                 spread=spread.get(values, Score()),
@@ -128,8 +129,9 @@ def lines(rows: pd.DataFrame) -> list[Line]:
 
 def variants(rows: pd.DataFrame) -> Iterator[tuple[Variant, pd.DataFrame]]:
     """The rows of each variant."""
+    natures = _natures(rows)
     for values, group in _with_batch_size(rows).groupby(list(FIELDS), sort=False):
-        yield _variant(values), rows.loc[group.index]
+        yield _variant(values, natures), rows.loc[group.index]
 
 
 def tables(frame: pd.DataFrame) -> list[Table]:
@@ -171,9 +173,22 @@ def _with_batch_size(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(batch_size=rows["batch_size"].fillna(0).astype("int64"))
 
 
-def _variant(values: Sequence[Any]) -> Variant:
+def _variant(values: Sequence[Any], natures: Mapping[str, Nature]) -> Variant:
     method, options, alignment, granularity, buffers, batch_size, protocol, split = values
-    return Variant(method, options, alignment, granularity, buffers, int(batch_size), protocol, split)
+    nature = natures.get(method, Nature())
+    return Variant(method, options, alignment, granularity, buffers, int(batch_size), protocol, split, nature)
+
+
+def _natures(rows: pd.DataFrame) -> dict[str, Nature]:
+    """Method -> what its rows show. Where nothing was measured, only the name can tell an ensemble."""
+    found = {}
+    for method, own in rows.groupby("method"):
+        merges, ensembles = (bool(own[SCORES[what]].notna().any()) for what in ("merging", "ensembling"))
+        if not merges and not ensembles:
+            ensembles = str(method).startswith(ENSEMBLE_PREFIX)
+            merges = not ensembles
+        found[str(method)] = Nature(int(own["n"].fillna(2).max()), merges, ensembles)
+    return found
 
 
 def _scores(means: pd.DataFrame) -> dict[Any, Score]:
@@ -181,11 +196,11 @@ def _scores(means: pd.DataFrame) -> dict[Any, Score]:
     return {key: Score(*map(float, values)) for key, *values in zip(means.index, *columns, strict=True)}
 
 
-def _failures(bad: pd.DataFrame) -> dict[Any, tuple[str, ...]]:
+def _failures(bad: pd.DataFrame, natures: Mapping[str, Nature]) -> dict[Any, tuple[str, ...]]:
     found: dict[Any, dict[str, None]] = {}
     for row in bad.to_dict("records"):
         values = tuple(row[name] for name in FIELDS)
-        title, status = _variant(values).title, str(row["status"])
+        title, status = _variant(values, natures).title, str(row["status"])
         if status.startswith(SKIPPED):  # the same for all combinations: told once
             text = f"{title} {status}"
         else:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 GRANULARITIES: Final = {
@@ -19,42 +19,7 @@ KNOWS_TASK: Final = frozenset({"task", "batch-first", "batch-mean"})
 REFERENCE, MERGING, SEVERAL = "reference", "merging", "merging, several models"
 ENSEMBLE = "ensembles, uniform"
 _SECTIONS: Final = (REFERENCE, MERGING, SEVERAL, ENSEMBLE)
-_METHODS: Final = (
-    "zeroshot",
-    "expert",
-    "average",
-    "weighted-average",
-    "soup-greedy",
-    "fuse",
-    "task-arithmetic",
-    "ties",
-    "dare",
-    "breadcrumbs",
-    "magmax",
-    "pcb",
-    "emr",
-    "tall-mask",
-    "consensus",
-    "fisher",
-    "regmean",
-    "regmean-plus-plus",
-    "adamerging",
-    "adamerging-plus-plus",
-    "wemoe",
-    "tsv-merge",
-    "iso-c",
-    "iso-cts",
-    "slerp",
-    "multi-slerp",
-    "karcher",
-    "ensemble-embedding",
-    "ensemble-logit",
-    "ensemble-probability",
-    "ensemble-vote",
-    "ligand",
-    "hard-routing",
-    "split",
-)
+ENSEMBLE_PREFIX: Final = "ensemble-"  # left out where the section says so
 _ALIGNMENTS: Final = ("sup", "semi")
 
 FIELDS: Final = (
@@ -70,8 +35,23 @@ FIELDS: Final = (
 
 
 @dataclass(frozen=True)
+class Nature:
+    """What all rows of a method show of it. `n`: models that it combines, at least 2 for many.
+
+    `merges`, `ensembles`: whether some row has a merging accuracy, an ensembling accuracy.
+    """
+
+    n: int = 2
+    merges: bool = True
+    ensembles: bool = False
+
+
+@dataclass(frozen=True)
 class Variant:
-    """The part of a row's key that a reader compares; batch_size 0 where there are no batches."""
+    """The part of a row's key that a reader compares; batch_size 0 where there are no batches.
+
+    `nature`, of its method, decides where its line stands in a table.
+    """
 
     method: str
     options: str = "{}"
@@ -81,21 +61,34 @@ class Variant:
     batch_size: int = 0
     protocol: str = ""
     split: str = ""
+    nature: Nature = field(default=Nature(), compare=False)
 
     @property
     def section(self) -> str:
         if self.alignment:
             return f"ligand {self.alignment}"
-        if self.method in ("zeroshot", "expert"):
+        if self.nature.n < 2:
             return REFERENCE
-        if self.method.startswith("ensemble-"):
+        if self.nature.ensembles and not self.nature.merges:
             return ENSEMBLE
         return MERGING if self.granularity in ("", "global") else SEVERAL
 
     @property
+    def shows_granularity(self) -> bool:
+        """Whether the lines of its method are granularities of a ligand's merged models."""
+        return bool(self.alignment) and (self.method == "ligand" or self.nature.ensembles)
+
+    @property
     def label(self) -> str:
         """The line's name inside its section, with the options that are not the default."""
-        name = self.granularity if self.method == "ligand" else self.method.removeprefix("ensemble-")
+        name = self.method.removeprefix(ENSEMBLE_PREFIX)
+        if self.shows_granularity:
+            name = self.granularity if self.method == "ligand" else f"{name} {self.granularity}"
+        return " ".join([name, *self._extra])
+
+    @property
+    def _extra(self) -> list[str]:
+        """The options that are not the default, and what becomes of BatchNorm, in words."""
         options: dict[str, Any] = json.loads(self.options)
         # Adapted on the very images that are reported.
         transductive = options.pop("adapt_on", None) == "test"
@@ -103,30 +96,29 @@ class Variant:
         extra += ["transductive"] if transductive else []
         if self.buffers and self.buffers != "average":
             extra.append(f"BN {self.buffers}")
-        return " ".join([name, *extra])
+        return extra
 
     @property
     def knows_task(self) -> bool:
         """Whether the line needs to know the task of a test image: batches of one task tell it as well."""
-        return self.granularity in KNOWS_TASK and self.method != "expert"
+        return self.granularity in KNOWS_TASK and self.nature.n > 1
 
     @property
     def title(self) -> str:
         """The line's name on its own, as in `ligand sup task`."""
-        words = [self.method, self.alignment, self.granularity if self.method == "ligand" else ""]
-        extra = self.label.split(" ", 1)[1:]
-        return " ".join(word for word in [*words, *extra] if word)
+        words = [self.method, self.alignment, self.granularity if self.shows_granularity else ""]
+        return " ".join(word for word in [*words, *self._extra] if word)
 
     @property
     def place(self) -> tuple[object, ...]:
-        """Where the line stands in a table."""
+        """Where the line stands in a table; of a section's methods, those with both accuracies first."""
         section = _SECTIONS.index(self.section) if self.section in _SECTIONS else len(_SECTIONS)
         alignment = _ALIGNMENTS.index(self.alignment) if self.alignment in _ALIGNMENTS else 9
-        method = _METHODS.index(self.method) if self.method in _METHODS else len(_METHODS)
+        n, both = min(self.nature.n, 2), self.nature.merges and self.nature.ensembles
         granularities = list(GRANULARITIES)
         granularity = granularities.index(self.granularity) if self.granularity in granularities else 9
         default = self.options == "{}"
-        return (section, alignment, self.alignment, method, self.method, granularity, not default,
+        return (section, alignment, self.alignment, n, not both, self.method, granularity, not default,
                 self.options, self.buffers, self.batch_size, self.protocol, self.split)  # fmt: skip
 
 

@@ -16,12 +16,9 @@ from torch import nn
 from neulig_ray.cluster.cost import TRAINING_PASSES, Cost, Sizes
 from neulig_ray.cluster.jobs import Job, JobOutput, Needs
 from neulig_ray.errors import NotApplicable
-from neulig_ray.evaluation.baseline_rows import (
-    evaluate_ensemble,
-    evaluate_expert,
-    evaluate_zeroshot,
-)
-from neulig_ray.evaluation.ligand_rows import evaluate_hard_routing, evaluate_ligand
+from neulig_ray.evaluation.baseline_rows import evaluate_ensemble, evaluate_reference
+from neulig_ray.evaluation.context import EvaluationContext
+from neulig_ray.evaluation.ligand_rows import evaluate_gated, evaluate_selection
 from neulig_ray.evaluation.method_rows import evaluate_merge
 from neulig_ray.evaluation.rows import Row
 from neulig_ray.experiment.catalog import ArchModels
@@ -30,11 +27,15 @@ from neulig_ray.experiment.method_spec import MethodSpec
 from neulig_ray.ligand.data import Combination, task_of
 from neulig_ray.ligand.files import read_ligand
 from neulig_ray.ligand.portland import Portland
+from neulig_ray.merging.declare.ensemble import EnsembleMethod
+from neulig_ray.merging.declare.gated import GatedMethod
+from neulig_ray.merging.declare.method import MergingMethod
+from neulig_ray.merging.declare.reference import ReferenceMethod
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import skeleton
 from neulig_ray.models.work import forward_flops
 from neulig_ray.results.schema import skipped
-from neulig_ray.stages.merge_inputs import MergeBench
+from neulig_ray.stages.merge_inputs import MergeReader
 from neulig_ray.stages.read_inputs import SharedSplit, load_bare_tower, on_device, read_split, read_stack
 from neulig_ray.stages.search import LIGAND_FILE
 from neulig_ray.storage.artifact import Artifact
@@ -44,7 +45,7 @@ ROWS_FILE = "rows.json"
 MIXED = ("batch-first-mixed", "batch-mean-mixed")
 
 
-class Found(NamedTuple):
+class MeasuredRows(NamedTuple):
     """Results rows, and what else the artifact's manifest records."""
 
     rows: list[Row]
@@ -59,7 +60,7 @@ class EvaluationJob(Job):
     """
 
     artifact: Artifact
-    measure: Callable[..., Found]
+    measure: Callable[..., MeasuredRows]
     spec: MethodSpec
     models: ArchModels
     settings: Mapping[str, Any]
@@ -89,7 +90,7 @@ class EvaluationJob(Job):
         Where the tower has BatchNorm, all but the training is done twice, once with statistics made anew.
         """
         tower, spec, settings = _skeleton(self.models.arch), self.spec, self.settings
-        if spec.method.refuses(tower) is not None or (spec.method.needs_base and self.mixed):
+        if spec.method.unsupported_reason(tower) is not None or (spec.method.needs_base and self.mixed):
             return Cost()
         tries = math.prod(map(len, spec.grid.values())) if spec.grid else 0
         rules = 2 if any(name.endswith("running_mean") for name in tower.state_dict()) else 1
@@ -122,18 +123,27 @@ def _skeleton(arch: str) -> nn.Module:
     return tower
 
 
-def single(storage: Storage, spec: MethodSpec, models: ArchModels, key: str) -> Found:
-    test = _test(storage, models).data
-    if spec.name == "zeroshot":
-        row = evaluate_zeroshot(origin_of(key), key, test)
-    else:
-        row = evaluate_expert(key, test)
-    return Found([{**row, "parameters": _parameters(models.arch)}])
+def reference(
+    storage: Storage, spec: MethodSpec, models: ArchModels, key: str, seed: int | None = None
+) -> MeasuredRows:
+    """A single model on the task of the collaborator `key`."""
+    method = spec.require(ReferenceMethod)
+    model = origin_of(key) if method.of == "origin" else key
+    row = evaluate_reference(method, model, key, _test(storage, models).data, _options(spec, seed))
+    return MeasuredRows([{**row, "parameters": _parameters(models.arch)}])
 
 
-def ensemble(storage: Storage, spec: MethodSpec, models: ArchModels, combination: Combination) -> Found:
-    rows = evaluate_ensemble(spec.method, combination, _test(storage, models).data, dict(spec.options))
-    return Found([{**row, "parameters": len(combination) * _parameters(models.arch)} for row in rows])
+def ensemble(
+    storage: Storage,
+    spec: MethodSpec,
+    models: ArchModels,
+    combination: Combination,
+    seed: int | None = None,
+) -> MeasuredRows:
+    method, test = spec.require(EnsembleMethod), _test(storage, models).data
+    rows = evaluate_ensemble(method, combination, test, _options(spec, seed))
+    kept = len(combination) * _parameters(models.arch)
+    return MeasuredRows([{**row, "parameters": kept} for row in rows])
 
 
 def merge(
@@ -146,75 +156,90 @@ def merge(
     seed: int,
     val_images: int = 0,
     statistics: Sequence[Artifact] = (),
-) -> Found:
+) -> MeasuredRows:
     """Whatever a method makes of the experts' parameters."""
-    bench = MergeBench(storage, models, combination, batchnorm_images, val_images, seed)
-    options = dict(spec.options)
-    if "seed" in spec.method.options:
-        options = {"seed": seed, **options}
+    method = spec.require(MergingMethod)
+    reader = MergeReader(storage, models, combination, batchnorm_images, val_images, seed)
     try:
-        ingredients = bench.ingredients(spec, statistics)  # first: a method that is refused reads no model
+        reader.check(method)  # first: a method that is not defined here reads no model
         measured = evaluate_merge(
-            spec.method,
-            combination,
-            stack=bench.stack,
-            tower=load_bare_tower(models.arch),
-            arch=ARCHS[models.arch],
-            test=bench.test.data,
-            images=bench.test.images,
-            options=options,
-            ingredients=ingredients,
-            tuning=bench.tuning(spec),
+            method,
+            reader.inputs(spec, statistics),
+            reader.context("test"),
+            options=_options(spec, seed),
+            origin=reader.origin,
+            unlabelled=reader.unlabelled(),
+            tuning=reader.tuning(spec),
             batch_size=batch_size,
             seed=seed,
         )
     except NotApplicable as error:
         tasks = map(task_of, combination)
-        return Found([{"task": task, "status": skipped(str(error))} for task in tasks])
-    return Found(measured.rows, {"selected": measured.selected} if measured.selected else {})
+        return MeasuredRows([{"task": task, "status": skipped(str(error))} for task in tasks])
+    return MeasuredRows(measured.rows, {"selected": measured.selected} if measured.selected else {})
 
 
-def hard_routing(
-    storage: Storage, spec: MethodSpec, models: ArchModels, combination: Combination, ligand: Artifact
-) -> Found:
+def selection(
+    storage: Storage,
+    spec: MethodSpec,
+    models: ArchModels,
+    combination: Combination,
+    ligand: Artifact,
+    seed: int | None = None,
+) -> MeasuredRows:
+    """A gated method that chooses one expert for each image."""
     portland, about = _load_ligand(storage, ligand)
-    member = portland.combinations.index(combination)
-    rows = evaluate_hard_routing(portland, member, _test(storage, models).data)
+    member, test = portland.combinations.index(combination), _test(storage, models).data
+    rows = evaluate_selection(spec.require(GatedMethod), portland, member, test, _options(spec, seed))
     kept = _all_kept(portland, models.arch)
-    return Found([{**row, **about, "parameters": kept} for row in rows])
+    return MeasuredRows([{**row, **about, "parameters": kept} for row in rows])
 
 
-def ligand(
+def gated(
     storage: Storage,
     spec: MethodSpec,
     models: ArchModels,
     combination: Combination,
     ligand: Artifact,
     granularity: str,
+    seed: int,
     order_seeds: int = 1,
     **settings: Any,
-) -> Found:
+) -> MeasuredRows:
+    """A gated method at one granularity: the weights that it makes of a ligand's beta."""
     portland, about = _load_ligand(storage, ligand)
     seeds = tuple(range(order_seeds))
-    test = _test(storage, models)
-    rows = evaluate_ligand(
+    test, arch = _test(storage, models), models.arch
+    context = EvaluationContext(
+        combination,
+        on_device(read_stack(storage, models, combination)),
+        load_bare_tower(arch),
+        ARCHS[arch],
+        test.data,
+        test.images,
+    )
+    rows = evaluate_gated(
+        spec.require(GatedMethod),
         portland,
         portland.combinations.index(combination),
-        stack=on_device(read_stack(storage, models, combination)),
-        tower=load_bare_tower(models.arch),
-        arch=ARCHS[models.arch],
-        val=read_split(storage, models, "val", combination, images=False).data,
-        test=test.data,
-        images=test.images,
+        context,
+        read_split(storage, models, "val", combination, images=False).data,
         granularities=[granularity],
+        options=_options(spec, seed),
+        seed=seed,
         **{**settings, ("mixed_order_seeds" if granularity in MIXED else "order_seeds"): seeds},
     )
-    size = _parameters(models.arch)
-    kept = size if granularity == "global" else _all_kept(portland, models.arch)
-    return Found([{**row, **about, "parameters": kept} for row in rows])
+    kept = _parameters(arch) if granularity == "global" else _all_kept(portland, arch)
+    return MeasuredRows([{**row, **about, "parameters": kept} for row in rows])
 
 
-STORED = (single, ensemble, hard_routing)  # what looks at stored embeddings alone, and needs no GPU
+STORED = (reference, ensemble, selection)  # what looks at stored embeddings alone, and needs no GPU
+
+
+def _options(spec: MethodSpec, seed: int | None) -> dict[str, Any]:
+    """The options with the experiment's seed, where the method has one that is not given."""
+    given = dict(spec.options)
+    return {"seed": seed, **given} if "seed" in spec.method.options else given
 
 
 def _test(storage: Storage, models: ArchModels) -> SharedSplit:

@@ -12,6 +12,11 @@ from neulig_ray.experiment.combinations import Group, origin_of
 from neulig_ray.experiment.config import Experiment
 from neulig_ray.experiment.method_spec import MethodSpec
 from neulig_ray.ligand.data import Combination, task_of
+from neulig_ray.merging.declare.ensemble import EnsembleMethod
+from neulig_ray.merging.declare.gated import GatedMethod
+from neulig_ray.merging.declare.measured import MeasuredMethod
+from neulig_ray.merging.declare.method import MergingMethod
+from neulig_ray.merging.declare.reference import ReferenceMethod
 from neulig_ray.results.schema import failed
 from neulig_ray.stages import evaluation_jobs
 from neulig_ray.stages.ligands import Cell
@@ -42,17 +47,20 @@ def plan_evaluations(
     planner = _Planner(experiment, models)
     planned: list[Evaluation] = []
     for spec in methods:
-        match spec.method.kind:
-            case "reference":
-                planned += [
-                    planner.single(spec, arch, key) for arch, known in models.items() for key in known.experts
-                ]
-            case "ligand":
-                planned += [e for cell in cells for e in planner.gated(spec, cell)]
-            case "ensemble":
+        match spec.method:
+            case ReferenceMethod() as method:
+                singles = ((arch, key) for arch, known in models.items() for key in known.experts)
+                planned += [planner.reference(spec, method, arch, key) for arch, key in singles]
+            case GatedMethod() as method:
+                planned += [e for cell in cells for e in planner.gated(spec, method, cell)]
+            case EnsembleMethod():
                 planned += [planner.ensemble(spec, group, c) for group in groups for c in group.combinations]
-            case _:
-                planned += [planner.merge(spec, group, c) for group in groups for c in group.combinations]
+            case MergingMethod() as method:
+                planned += [
+                    planner.merge(spec, method, group, c) for group in groups for c in group.combinations
+                ]
+            case other:
+                raise TypeError(f"{other.name}: nothing says how a {type(other).__name__} is measured")
     return planned, list(planner.measuring.values())
 
 
@@ -62,22 +70,23 @@ class _Planner:
         self._models = models
         self.measuring: dict[str, StatisticsJob] = {}  # fingerprint -> job
 
-    def single(self, spec: MethodSpec, arch: str, key: str) -> Evaluation:
+    def reference(self, spec: MethodSpec, method: ReferenceMethod, arch: str, key: str) -> Evaluation:
         origin, task = origin_of(key), task_of(key)
-        zeroshot = spec.name == "zeroshot"
+        of_origin = method.of == "origin"
         known = self._models[arch].restricted([key])
-        model = known.origins[origin] if zeroshot else known.experts[key]
-        look = (origin if zeroshot else key, task)
+        model = known.origins[origin] if of_origin else known.experts[key]
+        look = (origin if of_origin else key, task)
         inputs = (model, known.heads[key], known.embeddings[look])
         known = dataclasses.replace(known, embeddings={look: known.embeddings[look]})
         common = {
             "origin": origin,
-            "n": 0 if zeroshot else 1,
-            "collaborators": "" if zeroshot else task,
+            "n": 0 if of_origin else 1,
+            "collaborators": "" if of_origin else task,
             "granularity": "global",
         }
+        settings = {"key": key, **self._seed(spec)}
         return self._evaluation(
-            spec, arch, key, common, (task,), evaluation_jobs.single, known, inputs, {"key": key}
+            spec, arch, key, common, (task,), evaluation_jobs.reference, known, inputs, settings
         )
 
     def ensemble(self, spec: MethodSpec, group: Group, combination: Combination) -> Evaluation:
@@ -92,11 +101,13 @@ class _Planner:
             evaluation_jobs.ensemble,
             known,
             known.inputs(),
-            {"combination": combination},
+            {"combination": combination, **self._seed(spec)},
         )
 
-    def merge(self, spec: MethodSpec, group: Group, combination: Combination) -> Evaluation:
-        e, method = self._e, spec.method
+    def merge(
+        self, spec: MethodSpec, method: MergingMethod, group: Group, combination: Combination
+    ) -> Evaluation:
+        e = self._e
         known = self._models[group.arch].restricted(combination)
         settings: dict[str, Any] = {
             "combination": combination,
@@ -104,18 +115,15 @@ class _Planner:
             "batch_size": e.evaluation.batch_size,
             "seed": e.seed,
         }
-        if spec.grid or not method.streams:
+        if spec.grid or method.looks_at_images:
             settings["val_images"] = e.search.val_images
-        statistics = [
-            self.statistics(spec, group.arch, key).artifact for key in combination if method.measure
-        ]
-        # Which granularity its rows have is known when the method has run; a failed one has this.
-        granularity = "task" if method.masked else "sample" if method.kind == "routed" else "global"
+        measured = isinstance(method, MeasuredMethod)
+        statistics = [self.statistics(spec, group.arch, key).artifact for key in combination if measured]
         return self._evaluation(
             spec,
             group.arch,
             ",".join(combination),
-            {**self._combined(group, combination), "granularity": granularity},
+            {**self._combined(group, combination), "granularity": method.planned_granularity},
             _tasks(combination),
             evaluation_jobs.merge,
             known,
@@ -128,16 +136,16 @@ class _Planner:
         job = statistics_job(self._e, spec, self._models[arch], key)
         return self.measuring.setdefault(job.artifact.fingerprint, job)
 
-    def gated(self, spec: MethodSpec, cell: Cell) -> list[Evaluation]:
+    def gated(self, spec: MethodSpec, method: GatedMethod, cell: Cell) -> list[Evaluation]:
         e, arch = self._e.evaluation, cell.group.arch
         planned = []
         for combination in cell.group.combinations:
             known = self._models[arch].restricted(combination)
             inputs = (cell.artifact, *known.inputs())
             base = {**self._combined(cell.group, combination), "alignment": cell.alignment}
-            settings = {"combination": combination, "ligand": cell.artifact}
+            settings = {"combination": combination, "ligand": cell.artifact, **self._seed(spec)}
             label = f"{cell.alignment}.{','.join(combination)}"
-            if spec.name == "hard-routing":
+            if method.selects:
                 common = {**base, "granularity": "sample"}
                 planned.append(
                     self._evaluation(
@@ -146,7 +154,7 @@ class _Planner:
                         label,
                         common,
                         _tasks(combination),
-                        evaluation_jobs.hard_routing,
+                        evaluation_jobs.selection,
                         known,
                         inputs,
                         settings,
@@ -169,13 +177,17 @@ class _Planner:
                         f"{label}.{granularity}",
                         common,
                         _tasks(combination),
-                        evaluation_jobs.ligand,
+                        evaluation_jobs.gated,
                         known,
                         inputs,
                         {**settings, **options},
                     )
                 )
         return planned
+
+    def _seed(self, spec: MethodSpec) -> dict[str, int]:
+        """The experiment's seed, where the method has an option of that name."""
+        return {"seed": self._e.seed} if "seed" in spec.method.options else {}
 
     def _combined(self, group: Group, combination: Combination) -> dict[str, Any]:
         origins = [origin_of(key) for key in combination]
@@ -193,7 +205,7 @@ class _Planner:
         label: str,
         common: Mapping[str, Any],
         tasks: tuple[str, ...],
-        measure: Callable[..., evaluation_jobs.Found],
+        measure: Callable[..., evaluation_jobs.MeasuredRows],
         models: ArchModels,
         inputs: tuple[Artifact, ...],
         settings: Mapping[str, Any],
@@ -229,7 +241,7 @@ class _Planner:
             {**settings, **more},
             inputs,
             tasks,
-            mixed="," in shared["origin"],
+            mixed="," in common["origin"],
         )
         return Evaluation(job, shared, tasks)
 

@@ -17,6 +17,7 @@ from neulig_ray.experiment.config import Experiment
 from neulig_ray.experiment.method_spec import MethodSpec
 from neulig_ray.ligand.data import task_of
 from neulig_ray.merging._options import accepted
+from neulig_ray.merging.declare.measured import MeasuredMethod
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.work import forward_flops
 from neulig_ray.stages.experts import load_expert
@@ -58,8 +59,7 @@ class StatisticsJob(Job):
         tower.load_state_dict(load_expert(storage, self.expert, self.arch))
         images = TaskImages(load_split(storage, self.data, "train").images, ARCHS[self.arch], device())
         head = torch.from_numpy(read_array(storage, self.head, HEAD_FILE))
-        measure = MethodSpec(self.method).method.measure
-        assert measure is not None
+        measure = MethodSpec(self.method).require(MeasuredMethod).measure
         found = measure(tower.eval(), images, head, **self.options)
         about = {"method": self.method, "arch": self.arch, "expert": self.expert.label}
         return {FILE: to_bytes(found, file_metadata())}, {**about, "options": dict(self.options)}
@@ -84,9 +84,8 @@ def statistics_job(experiment: Experiment, spec: MethodSpec, models: ArchModels,
 
 def measuring_options(spec: MethodSpec, seed: int) -> dict[str, Any]:
     """Those of the method's options that decide about its statistics."""
-    assert spec.method.measure is not None
     resolved = {"seed": seed, **spec.method.resolve(dict(spec.options))}
-    return accepted(spec.method.measure, resolved)
+    return accepted(spec.require(MeasuredMethod).measure, resolved)
 
 
 def open_statistics(storage: Storage, artifact: Artifact) -> Source:

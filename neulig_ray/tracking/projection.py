@@ -76,7 +76,7 @@ def _experts(
     yield from (_expert(key, shared, curve) for curve in curves)
     for x, part in found:
         if x.variant.method != "expert":
-            yield _variant(key, {**shared, "n": "0"}, x, part)
+            yield _variant(key, {**shared, "n": str(x.variant.nature.n)}, x, part)
 
 
 def _expert(parent: str, shared: Mapping[str, str], curve: ExpertCurve) -> Run:

@@ -9,21 +9,24 @@ from typing import Any
 
 import pytest
 import torch
+from evaluations import gated_rows, merge_rows
 from pretended import GPU, Pretended, pretended_gpu
 from small_benches import make_bench, make_vit, run
 from small_models import ARCH, DIM, KEYS, SmallTower, make_data, make_images, make_states, make_tower
 from torch import nn
 
 from neulig_ray.cluster import device as placement
+from neulig_ray.evaluation.context import EvaluationContext
 from neulig_ray.evaluation.images import TaskImages
-from neulig_ray.evaluation.ligand_rows import evaluate_ligand
-from neulig_ray.evaluation.merged_models import Ingredients
-from neulig_ray.evaluation.method_rows import Tuning, evaluate_merge
+from neulig_ray.evaluation.method_rows import Tuning
 from neulig_ray.experiment.config import GRANULARITIES, Experiment
 from neulig_ray.experiment.config import Cluster as Settings
 from neulig_ray.ligand.portland import Portland
-from neulig_ray.merging import METHODS, Method, Scaling, tuned
-from neulig_ray.merging.adaptation_inputs import PixelImages, Workbench
+from neulig_ray.merging import METHODS, Scaling, tuned
+from neulig_ray.merging.declare.masked import MaskedMethod
+from neulig_ray.merging.declare.method import MergingMethod
+from neulig_ray.merging.declare.streamed import StreamedMethod
+from neulig_ray.merging.inputs import MergeInputs, PixelImages
 from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.pipeline.plan import make_plan
 from neulig_ray.stages.read_inputs import on_device
@@ -62,7 +65,7 @@ def test_a_ligands_rows_are_those_of_the_cpu(mixed_on: str) -> None:
     def rows(stack: ExpertStack, tower: nn.Module) -> list[dict[str, Any]]:
         known = {"arch": ARCH, "val": VAL, "test": TEST, "images": IMAGES, "granularities": GRANULARITIES}
         given = {"sample_images": 3, "batch_size": 32, "mixed_order_seeds": (0,)}
-        return evaluate_ligand(portland, 0, stack=stack, tower=tower, **known, **given)
+        return gated_rows(portland, 0, stack=stack, tower=tower, **known, **given)
 
     expected = rows(STACK, SmallTower())
     with pretended_gpu():
@@ -80,18 +83,18 @@ def _signs(tensors: torch.Tensor, *, base: torch.Tensor) -> tuple[torch.Tensor, 
     return (tensors - base).sum(0), (tensors - base).abs() > 0.1
 
 
-STREAMED = Method("towards", "streamed", "", _towards, needs=("base",), elementwise=True)
-MASKED = Method("signs", "routed", "", _signs, needs=("base", "task at test"), elementwise=True, masked=True)
+STREAMED = StreamedMethod("towards", _towards, needs=("base",), elementwise=True)
+MASKED = MaskedMethod("signs", _signs, needs=("base", "task at test"))
 
 
 @pytest.mark.parametrize("method", [STREAMED, MASKED], ids=lambda m: m.name)
-def test_merges_choices_on_val_and_new_statistics_are_those_of_the_cpu(method: Method) -> None:
-    tuning = Tuning({"scaling": (0.0, 0.2)}, VAL, make_images("val")) if method is STREAMED else None
-
+def test_merges_choices_on_val_and_new_statistics_are_those_of_the_cpu(method: MergingMethod) -> None:
     def rows(tower: nn.Module) -> list[dict[str, Any]]:
-        return evaluate_merge(
+        val = EvaluationContext(KEYS, STACK, tower, ARCH, VAL, make_images("val"))
+        tuning = Tuning({"scaling": (0.0, 0.2)}, val) if method is STREAMED else None
+        return merge_rows(
             method, KEYS, stack=STACK, tower=tower, arch=ARCH, test=TEST, images=IMAGES,
-            ingredients=Ingredients(base=BASE, unlabelled=UNLABELLED), tuning=tuning,
+            base=BASE, unlabelled=UNLABELLED, tuning=tuning,
         ).rows  # fmt: skip
 
     expected = rows(SmallTower())
@@ -100,7 +103,7 @@ def test_merges_choices_on_val_and_new_statistics_are_those_of_the_cpu(method: M
         same_rows(rows(SmallTower().to(GPU)), expected)
 
 
-def on_gpu(bench: Workbench) -> Workbench:
+def on_gpu(bench: MergeInputs) -> MergeInputs:
     """The tower on the GPU; experts, heads and base stay on the CPU, as a job reads them."""
     return replace(bench, tower=copy.deepcopy(bench.tower).to(GPU))
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from evaluations import gated_rows, merge_rows
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from small_models import (
@@ -24,23 +25,18 @@ from small_models import (
 
 from neulig_ray.errors import InputError, TrainingDiverged
 from neulig_ray.evaluation import metrics
-from neulig_ray.evaluation.baseline_rows import (
-    evaluate_ensemble,
-    evaluate_expert,
-    evaluate_zeroshot,
-)
-from neulig_ray.evaluation.context import Bench, choose
-from neulig_ray.evaluation.granularity import Betas, serve
+from neulig_ray.evaluation.baseline_rows import evaluate_ensemble, evaluate_reference
+from neulig_ray.evaluation.context import EvaluationContext, choose
+from neulig_ray.evaluation.granularity import Betas, predict
 from neulig_ray.evaluation.images import mixed_batches
-from neulig_ray.evaluation.ligand_rows import evaluate_hard_routing, evaluate_ligand, task_accuracies
-from neulig_ray.evaluation.merged_models import Ingredients
-from neulig_ray.evaluation.method_rows import evaluate_merge
+from neulig_ray.evaluation.ligand_rows import evaluate_selection, task_accuracies
 from neulig_ray.evaluation.rows import COLUMNS
 from neulig_ray.experiment.config import GRANULARITIES
 from neulig_ray.ligand.coopvec import coopvecs
 from neulig_ray.ligand.portland import Portland
 from neulig_ray.merging import METHODS
-from neulig_ray.merging._base import Method, Tensors
+from neulig_ray.merging.declare.streamed import StreamedMethod
+from neulig_ray.merging.models import Tensors
 from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import preprocess
@@ -100,8 +96,8 @@ def percent(logits: np.ndarray, task: str, rows: np.ndarray | slice = slice(None
     return 100 * float((logits.argmax(-1) == TEST.labels[task][rows]).mean())
 
 
-def bench() -> Bench:
-    return Bench(KEYS, STACK, SmallTower(), ARCH, TEST, IMAGES)
+def bench() -> EvaluationContext:
+    return EvaluationContext(KEYS, STACK, SmallTower(), ARCH, TEST, IMAGES)
 
 
 def betas() -> Betas:
@@ -191,29 +187,29 @@ def test_a_merged_model_by_other_code(task: str) -> None:
 
 
 def test_sample_merges_a_model_for_each_chosen_image() -> None:
-    for served in serve("sample", bench(), betas(), sample_images=7, seed=3):
-        rows = served.rows.numpy()
+    for found in predict("sample", bench(), betas(), sample_images=7, seed=3):
+        rows = found.rows.numpy()
         assert len(set(rows)) == 7
         assert sorted(rows) == list(rows)
-        naive = [naive_merged_logits(BETA[served.task][r], served.task, np.array([r])) for r in rows]
-        np.testing.assert_allclose(served.logits, np.concatenate(naive), rtol=1e-4, atol=1e-4)
+        naive = [naive_merged_logits(BETA[found.task][r], found.task, np.array([r])) for r in rows]
+        np.testing.assert_allclose(found.logits, np.concatenate(naive), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("granularity", "rule"), [("batch-first", "first"), ("batch-mean", "mean")])
 def test_batches_of_one_task_are_served_by_their_first_or_mean_beta(granularity: str, rule: str) -> None:
-    for served in serve(granularity, bench(), betas(), batch_size=16, order_seeds=(0, 2)):
-        rows = served.rows.numpy()
-        assert sorted(rows) == list(range(SIZES[served.task]))
+    for found in predict(granularity, bench(), betas(), batch_size=16, order_seeds=(0, 2)):
+        rows = found.rows.numpy()
+        assert sorted(rows) == list(range(SIZES[found.task]))
         assert list(rows) != sorted(rows)
         for start in range(0, len(rows), 16):
             batch = rows[start : start + 16]
-            own = BETA[served.task][batch]
+            own = BETA[found.task][batch]
             beta = own[0] if rule == "first" else own.mean(0)
             np.testing.assert_allclose(
-                served.beta[start : start + 16], np.tile(beta, (len(batch), 1)), rtol=1e-5
+                found.beta[start : start + 16], np.tile(beta, (len(batch), 1)), rtol=1e-5
             )
-            naive = naive_merged_logits(beta, served.task, batch)
-            np.testing.assert_allclose(served.logits[start : start + 16], naive, rtol=1e-3, atol=1e-3)
+            naive = naive_merged_logits(beta, found.task, batch)
+            np.testing.assert_allclose(found.logits[start : start + 16], naive, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -233,16 +229,16 @@ def test_mixed_batches_share_one_beta_and_every_image_meets_its_own_head(granula
             for task, row in batch:
                 beta = own[0] if rule == "first" else own.mean(0)
                 expected[task, row] = naive_merged_logits(beta, task, np.array([row]))[0]
-        found = serve(granularity, bench(), betas(), batch_size=16, mixed_order_seeds=(order_seed,))
-        for served in found:
-            assert sorted(served.rows.tolist()) == list(range(SIZES[served.task]))
-            naive = np.stack([expected[served.task, row] for row in served.rows.tolist()])
-            np.testing.assert_allclose(served.logits, naive, rtol=1e-3, atol=1e-3)
+        every = predict(granularity, bench(), betas(), batch_size=16, mixed_order_seeds=(order_seed,))
+        for found in every:
+            assert sorted(found.rows.tolist()) == list(range(SIZES[found.task]))
+            naive = np.stack([expected[found.task, row] for row in found.rows.tolist()])
+            np.testing.assert_allclose(found.logits, naive, rtol=1e-3, atol=1e-3)
 
 
 def test_tasks_whose_images_differ_in_size_can_share_a_batch() -> None:
     large = np.random.default_rng(0).integers(0, 256, (SIZES["c"], 12, 12, 3), dtype=np.uint8)
-    mixed = Bench(KEYS, STACK, SmallTower(), ARCH, TEST, {**IMAGES, "c": large})
+    mixed = EvaluationContext(KEYS, STACK, SmallTower(), ARCH, TEST, {**IMAGES, "c": large})
     state = mixed.stack.combine(torch.tensor([0.2, 0.3, 0.5]))
     rows = {"c": torch.tensor([4, 1]), "a": torch.tensor([2]), "b": torch.tensor([], dtype=torch.long)}
     found = mixed.mixed_logits(state, rows)
@@ -259,17 +255,15 @@ def test_task_and_global_take_their_betas_from_val() -> None:
     val = {task: coopvecs(GATE, 0, VAL, task).numpy().mean(0) for task in TASKS}
     everything = np.mean(list(val.values()), 0)
     for granularity in ("task", "global"):
-        for served in serve(granularity, bench(), betas()):
-            beta = val[served.task] if granularity == "task" else everything
-            rows = np.arange(SIZES[served.task])
-            naive = naive_merged_logits(beta, served.task, rows)
-            np.testing.assert_allclose(served.logits, naive, rtol=1e-3, atol=1e-3)
+        for found in predict(granularity, bench(), betas()):
+            beta = val[found.task] if granularity == "task" else everything
+            rows = np.arange(SIZES[found.task])
+            naive = naive_merged_logits(beta, found.task, rows)
+            np.testing.assert_allclose(found.logits, naive, rtol=1e-3, atol=1e-3)
 
 
 def test_ligand_rows_by_other_code() -> None:
-    rows = evaluate_ligand(
-        GATE, 0, **COMMON, val=VAL, test=TEST, images=IMAGES, batch_size=16, sample_images=20
-    )
+    rows = gated_rows(GATE, 0, **COMMON, val=VAL, test=TEST, images=IMAGES, batch_size=16, sample_images=20)
     orders = {"batch-first": 1, "batch-mean": 1, "batch-first-mixed": 5, "batch-mean-mixed": 5}
     keys = [(r["granularity"], r["task"], r["order_seed"]) for r in rows]
     assert len(set(keys)) == len(keys)
@@ -307,7 +301,7 @@ def test_ligand_rows_by_other_code() -> None:
 
 
 def test_sample_images_larger_than_the_split_take_all() -> None:
-    rows = evaluate_ligand(
+    rows = gated_rows(
         GATE, 0, **COMMON, val=VAL, test=TEST, images=IMAGES, granularities=("sample",), sample_images=999
     )
     assert [r["num_samples"] for r in rows] == list(SIZES.values())
@@ -315,17 +309,17 @@ def test_sample_images_larger_than_the_split_take_all() -> None:
 
 def test_a_saturated_gate_merges_as_it_ensembles_and_as_it_routes() -> None:
     sharp = gate(1e4)
-    rows = evaluate_ligand(
+    rows = gated_rows(
         sharp, 0, **COMMON, val=VAL, test=TEST, images=IMAGES, granularities=("sample",), sample_images=60
     )
-    for row, routed in zip(rows, evaluate_hard_routing(sharp, 0, TEST), strict=True):
+    for row, routed in zip(rows, evaluate_selection(METHODS["hard-routing"], sharp, 0, TEST), strict=True):
         assert row["entropy"] < 0.01
         assert abs(row["gap"]) < 2
         assert row["merging_accuracy"] == pytest.approx(routed["merging_accuracy"], abs=2)
 
 
 def test_hard_routing_by_other_code() -> None:
-    for row in evaluate_hard_routing(GATE, 0, TEST):
+    for row in evaluate_selection(METHODS["hard-routing"], GATE, 0, TEST):
         task = row["task"]
         chosen = BETA[task].argmax(1)
         z = np.stack([TEST.embeddings[KEYS[c], task][i] for i, c in enumerate(chosen)])
@@ -335,26 +329,26 @@ def test_hard_routing_by_other_code() -> None:
 
 
 def test_single_models_are_judged_from_their_stored_embeddings() -> None:
-    row = evaluate_expert("b@seed-0", TEST)
+    row = evaluate_reference(METHODS["expert"], "b@seed-0", "b@seed-0", TEST)
     assert row["merging_accuracy"] == pytest.approx(
         percent(judge(TEST.embeddings["b@seed-0", "b"], "b"), "b")
     )
     assert (row["task"], row["granularity"], row["num_samples"]) == ("b", "global", 60)
     origin = np.random.default_rng(1).standard_normal((60, 6)).astype(np.float32)
     test = replace(TEST, embeddings={**TEST.embeddings, ("seed-0", "b"): origin})
-    row = evaluate_zeroshot("seed-0", "b@seed-0", test)
+    row = evaluate_reference(METHODS["zeroshot"], "seed-0", "b@seed-0", test)
     assert row["merging_accuracy"] == pytest.approx(percent(judge(origin, "b"), "b"))
 
 
 def test_averaging_has_a_row_for_each_rule_for_batchnorm() -> None:
     unlabelled = make_images("train")
-    rows, _ = evaluate_merge(
+    rows, _ = merge_rows(
         METHODS["average"],
         KEYS,
         **COMMON,
         test=TEST,
         images=IMAGES,
-        ingredients=Ingredients(unlabelled=unlabelled),
+        unlabelled=unlabelled,
         batch_size=50,
     )
     assert [(r["buffers"], r["task"]) for r in rows] == [
@@ -384,9 +378,9 @@ class WithoutBatchNorm(torch.nn.Module):
 def test_towers_without_batchnorm_have_one_row_and_empty_buffers() -> None:
     torch.manual_seed(0)
     stack = ExpertStack.from_states({key: WithoutBatchNorm().state_dict() for key in KEYS})
-    rows, _ = evaluate_merge(
+    rows, _ = merge_rows(
         METHODS["average"], KEYS, stack=stack, tower=WithoutBatchNorm(), arch=ARCH, test=TEST, images=IMAGES,
-        ingredients=Ingredients(unlabelled=make_images("train")),
+        unlabelled=make_images("train"),
     )  # fmt: skip
     assert [r["buffers"] for r in rows] == ["", "", ""]
 
@@ -400,21 +394,21 @@ def test_the_counterpart_of_a_method_with_a_base_uses_the_origins_embeddings() -
     def lambdas(n: int, scaling: float) -> torch.Tensor:
         return torch.full((n,), scaling)
 
-    method = Method("towards", "streamed", "", _towards, needs=("base",), coefficients=lambdas)
+    method = StreamedMethod("towards", _towards, needs=("base",), coefficients=lambdas)
     origin = {("seed-0", t): np.full((SIZES[t], 6), 0.5, np.float32) for t in TASKS}
     test = replace(TEST, embeddings={**TEST.embeddings, **origin})
     base = make_tower(8).state_dict()
-    given_base = {"ingredients": Ingredients(base=base), "options": {"scaling": 0.3}}
-    whole = {**given_base, "ingredients": Ingredients(base=base, origin="seed-0")}
-    rows, _ = evaluate_merge(method, KEYS, **COMMON, test=test, images=IMAGES, **whole)
+    given_base = {"base": base, "options": {"scaling": 0.3}}
+    whole = {**given_base, "origin": "seed-0"}
+    rows, _ = merge_rows(method, KEYS, **COMMON, test=test, images=IMAGES, **whole)
     for row in rows:
         z = [TEST.embeddings[key, row["task"]] for key in KEYS]
         expected = judge(0.5 + 0.3 * sum(part - 0.5 for part in z), row["task"])
         assert row["ensembling_accuracy"] == pytest.approx(percent(expected, row["task"]))
     with pytest.raises(InputError, match="needs the origin's embeddings"):
-        evaluate_merge(method, KEYS, **COMMON, test=test, images=IMAGES, **given_base)
+        merge_rows(method, KEYS, **COMMON, test=test, images=IMAGES, **given_base)
     plain = replace(method, coefficients=None)
-    rows, _ = evaluate_merge(plain, KEYS, **COMMON, test=test, images=IMAGES, **given_base)
+    rows, _ = merge_rows(plain, KEYS, **COMMON, test=test, images=IMAGES, **given_base)
     assert all(r["ensembling_accuracy"] is None and r["gap"] is None for r in rows)
 
 
@@ -423,7 +417,7 @@ def test_negative_variances_are_told_and_not_counted() -> None:
     for state in states.values():
         state["bn.running_var"] -= 100
     with pytest.raises(TrainingDiverged, match=r"average of a@seed-0.*NaN"):
-        evaluate_merge(
+        merge_rows(
             METHODS["average"], KEYS, stack=ExpertStack.from_states(states), tower=SmallTower(), arch=ARCH,
             test=TEST, images=IMAGES,
         )  # fmt: skip
@@ -438,7 +432,7 @@ def test_what_a_search_optimises() -> None:
     ]  # fmt: skip
     assert all(r["num_samples"] == 10 for r in found)
     every = task_accuracies(pair, **COMMON, val=VAL, images=images)
-    test_rows = evaluate_ligand(pair, 1, **COMMON, val=VAL, test=VAL, images=images, granularities=("task",))
+    test_rows = gated_rows(pair, 1, **COMMON, val=VAL, test=VAL, images=images, granularities=("task",))
     for row, tested in zip(every[2:], test_rows, strict=True):
         assert row["merging_accuracy"] == tested["merging_accuracy"]
         assert row["ensembling_accuracy"] == tested["ensembling_accuracy"]
@@ -448,20 +442,20 @@ def test_what_a_search_optimises() -> None:
 def test_images_that_do_not_fit_the_labels_are_refused() -> None:
     short = {**IMAGES, "b": IMAGES["b"][:-1]}
     with pytest.raises(InputError, match="task 'b': 59 images for 60 labels"):
-        Bench(KEYS, STACK, SmallTower(), ARCH, TEST, short)
+        EvaluationContext(KEYS, STACK, SmallTower(), ARCH, TEST, short)
     with pytest.raises(InputError, match="task 'c': no images"):
-        Bench(KEYS, STACK, SmallTower(), ARCH, TEST, {t: IMAGES[t] for t in "ab"})
+        EvaluationContext(KEYS, STACK, SmallTower(), ARCH, TEST, {t: IMAGES[t] for t in "ab"})
 
 
 def test_an_unknown_granularity_names_the_near_miss() -> None:
     with pytest.raises(InputError, match="Did you mean 'batch-first'"):
-        serve("batch-frist", bench(), betas())
+        predict("batch-frist", bench(), betas())
 
 
 def test_a_tower_is_neither_changed_nor_left_in_training() -> None:
     tower = make_tower(1).train()
     before = copy.deepcopy(tower.state_dict())
-    evaluate_ligand(
+    gated_rows(
         GATE,
         0,
         stack=STACK,
@@ -472,7 +466,7 @@ def test_a_tower_is_neither_changed_nor_left_in_training() -> None:
         images=IMAGES,
         granularities=("task",),
     )
-    evaluate_merge(
+    merge_rows(
         METHODS["average"],
         KEYS,
         stack=STACK,
@@ -480,7 +474,7 @@ def test_a_tower_is_neither_changed_nor_left_in_training() -> None:
         arch=ARCH,
         test=TEST,
         images=IMAGES,
-        ingredients=Ingredients(unlabelled=IMAGES),
+        unlabelled=IMAGES,
     )
     torch.testing.assert_close(tower.state_dict(), before, rtol=0, atol=0)
 

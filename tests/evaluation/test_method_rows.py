@@ -6,16 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from evaluations import inputs_of, merge_rows
 from small_models import ARCH, KEYS, SIZES, SmallTower, make_data, make_images, make_states, make_tower
 from torch import nn
 
 from neulig_ray.errors import NotFinite
+from neulig_ray.evaluation.context import EvaluationContext
 from neulig_ray.evaluation.forward import embed_with
 from neulig_ray.evaluation.images import TaskImages
-from neulig_ray.evaluation.merged_models import Ingredients, serve, with_new_statistics
-from neulig_ray.evaluation.method_rows import Tuning, evaluate_merge
-from neulig_ray.merging import Method, Scaling, tuned
-from neulig_ray.merging.adaptation_inputs import Workbench
+from neulig_ray.evaluation.method_rows import Tuning
+from neulig_ray.evaluation.re_estimation import with_new_statistics
+from neulig_ray.merging import MergedModels, MergeInputs, Scaling, tuned
+from neulig_ray.merging.declare.masked import MaskedMethod
+from neulig_ray.merging.declare.routed import RoutedMethod
+from neulig_ray.merging.declare.streamed import StreamedMethod
 from neulig_ray.merging.engine import merge_with
 from neulig_ray.merging.parameters import ExpertStack
 
@@ -26,6 +30,8 @@ VAL, TEST = (make_data(split, STATES) for split in ("val", "test"))
 VAL_IMAGES, IMAGES = make_images("val"), make_images("test")
 TASKS = ("a", "b", "c")
 GRID = (-0.5, 0.0, 0.2, 0.6)
+VAL_CONTEXT = EvaluationContext(KEYS, STACK, SmallTower(), ARCH, VAL, VAL_IMAGES)
+INPUTS = inputs_of(KEYS, STACK, SmallTower(), BASE)
 COMMON: dict[str, Any] = {
     "stack": STACK, "tower": SmallTower(), "arch": ARCH, "test": TEST, "images": IMAGES
 }  # fmt: skip
@@ -37,7 +43,7 @@ def _towards(
     return base + scaling * (tensors - base).sum(0)
 
 
-TOWARDS = Method("towards", "streamed", "", _towards, needs=("base",), elementwise=True)
+TOWARDS = StreamedMethod("towards", _towards, needs=("base",), elementwise=True)
 
 
 def _signs(
@@ -47,7 +53,7 @@ def _signs(
     return (tensors - base).sum(0), (tensors - base).abs() > least
 
 
-SIGNS = Method("signs", "routed", "", _signs, needs=("base", "task at test"), elementwise=True, masked=True)
+SIGNS = MaskedMethod("signs", _signs, needs=("base", "task at test"))
 
 
 def accuracies(state: Any, data: Any, images: Any, limit: int | None = None) -> dict[str, float]:
@@ -69,10 +75,8 @@ def test_the_scaling_is_the_one_that_val_likes_best_and_test_has_no_say() -> Non
     best = max(GRID, key=lambda s: val[s])
     test = {s: np.mean(list(accuracies(state, TEST, IMAGES).values())) for s, state in made.items()}
     assert max(test, key=lambda s: test[s]) != best, "else the test could not tell val from test"
-    tuning = Tuning({"scaling": GRID}, VAL, VAL_IMAGES)
-    rows, selected = evaluate_merge(
-        TOWARDS, KEYS, **COMMON, ingredients=Ingredients(base=BASE), tuning=tuning
-    )
+    tuning = Tuning({"scaling": GRID}, VAL_CONTEXT)
+    rows, selected = merge_rows(TOWARDS, KEYS, **COMMON, base=BASE, tuning=tuning)
     assert selected == [{"buffers": "average", "options": {"scaling": best}}]
     expected = accuracies(made[best], TEST, IMAGES)
     assert {row["task"]: row["merging_accuracy"] for row in rows} == pytest.approx(expected)
@@ -82,36 +86,36 @@ def test_the_scaling_is_the_one_that_val_likes_best_and_test_has_no_say() -> Non
 @pytest.mark.parametrize("first", [True, False])
 def test_a_scaling_that_gives_infinite_numbers_is_never_chosen_where_another_works(first: bool) -> None:
     grid = (1e39, 0.2) if first else (0.2, 1e39)
-    tuning = Tuning({"scaling": grid}, VAL, VAL_IMAGES)
-    given = Ingredients(base=BASE, unlabelled=make_images("train"))
-    rows, selected = evaluate_merge(TOWARDS, KEYS, **COMMON, ingredients=given, tuning=tuning)
+    tuning = Tuning({"scaling": grid}, VAL_CONTEXT)
+    given = {"base": BASE, "unlabelled": make_images("train")}
+    rows, selected = merge_rows(TOWARDS, KEYS, **COMMON, **given, tuning=tuning)
     assert [entry["options"] for entry in selected] == [{"scaling": 0.2}] * 2
     assert len(rows) == 6
-    alone = Tuning({"scaling": (1e39,)}, VAL, VAL_IMAGES)
+    alone = Tuning({"scaling": (1e39,)}, VAL_CONTEXT)
     with pytest.raises(NotFinite, match=r"towards gives NaN or infinite values in .*1e\+39"):
-        evaluate_merge(TOWARDS, KEYS, **COMMON, ingredients=given, tuning=alone)
+        merge_rows(TOWARDS, KEYS, **COMMON, **given, tuning=alone)
 
 
 def test_each_rule_for_buffers_makes_its_own_choice() -> None:
     unlabelled = make_images("train")
-    given = Ingredients(base=BASE, unlabelled=unlabelled)
-    tuning = Tuning({"scaling": GRID}, VAL, VAL_IMAGES)
-    rows, selected = evaluate_merge(TOWARDS, KEYS, **COMMON, ingredients=given, tuning=tuning)
+    given = {"base": BASE, "unlabelled": unlabelled}
+    tuning = Tuning({"scaling": GRID}, VAL_CONTEXT)
+    rows, selected = merge_rows(TOWARDS, KEYS, **COMMON, **given, tuning=tuning)
     by_rule = {entry["buffers"]: entry["options"]["scaling"] for entry in selected}
     assert by_rule.keys() == {"average", "re-estimated"}
 
     def val_of(scaling: float) -> float:
-        served = serve(TOWARDS, KEYS, STACK, SmallTower(), given, {"scaling": scaling})
-        anew = with_new_statistics(served, SmallTower(), ARCH, unlabelled, 128, 0)
-        return float(np.mean(list(accuracies(anew.models["a"], VAL, VAL_IMAGES).values())))
+        merged = TOWARDS.run(INPUTS, {"scaling": scaling})
+        anew = with_new_statistics(merged, SmallTower(), ARCH, unlabelled, 128, 0)
+        return float(np.mean(list(accuracies(anew.by_task["a"], VAL, VAL_IMAGES).values())))
 
     assert by_rule["re-estimated"] == max(GRID, key=val_of)
     assert len(rows) == 6
 
 
 def test_a_task_with_a_model_of_its_own_makes_its_own_choice() -> None:
-    tuning = Tuning({"least": (0.0, 0.1, 9.0)}, VAL, VAL_IMAGES)
-    rows, selected = evaluate_merge(SIGNS, KEYS, **COMMON, ingredients=Ingredients(base=BASE), tuning=tuning)
+    tuning = Tuning({"least": (0.0, 0.1, 9.0)}, VAL_CONTEXT)
+    rows, selected = merge_rows(SIGNS, KEYS, **COMMON, base=BASE, tuning=tuning)
     chosen = {entry["task"]: entry["options"]["least"] for entry in selected}
     assert len(set(chosen.values())) > 1, "one choice for all would prove nothing"
     delta = {
@@ -138,14 +142,12 @@ def test_a_task_with_a_model_of_its_own_makes_its_own_choice() -> None:
 def test_masks_are_counted_as_bits() -> None:
     size = sum(p.numel() for p in SmallTower().parameters())
     statistics = 2 * 4 + 1  # running mean and variance, and the counter
-    served = serve(SIGNS, KEYS, STACK, SmallTower(), Ingredients(base=BASE), {})
+    merged = SIGNS.run(INPUTS, {})
     bits = sum(3 * -(-p.numel() // 8) for p in SmallTower().parameters())
-    assert served.numbers == 2 * size + statistics + 3 + bits // 4
+    assert merged.parameters == 2 * size + statistics + 3 + bits // 4
 
 
 class Doubled(nn.Module):
-    granularity = "batch-mean"
-
     def __init__(self) -> None:
         super().__init__()
         self.inner = make_tower(5)
@@ -156,25 +158,18 @@ class Doubled(nn.Module):
 
 
 def test_a_module_is_judged_as_it_is() -> None:
-    def route(bench: Workbench, *, steps: int = 3) -> nn.Module:
-        assert (tuple(bench.labels), steps) == (KEYS, 7)
-        return Doubled()
+    def route(inputs: MergeInputs, *, steps: int = 3) -> MergedModels:
+        assert (tuple(inputs.labels), inputs.tasks, steps) == (KEYS, TASKS, 7)
+        return MergedModels.shared(Doubled(), inputs, "batch-mean")
 
-    method = Method("doubled", "routed", "", route, needs=("unlabelled images",))
-    bench = Workbench(
-        tower=SmallTower(),
-        experts=STATES,
-        base=None,
-        images={key: TaskImages(VAL_IMAGES[key[0]], ARCH) for key in KEYS},
-        heads={},
-        score=lambda state: {},
-    )
-    rows, selected = evaluate_merge(
+    method = RoutedMethod("doubled", route, needs=("unlabelled images",))
+    rows, selected = merge_rows(
         method,
         KEYS,
         **COMMON,
+        inputs={"images": {key: TaskImages(VAL_IMAGES[key[0]], ARCH) for key in KEYS}},
         options={"steps": 7},
-        ingredients=Ingredients(workbench=lambda: bench, unlabelled=make_images("train")),
+        unlabelled=make_images("train"),
         batch_size=16,
     )
     expected = accuracies(Doubled().inner, TEST, IMAGES)
@@ -189,13 +184,13 @@ def test_a_module_is_judged_as_it_is() -> None:
 
 def test_re_estimation_of_a_tasks_model_uses_its_own_images() -> None:
     unlabelled = make_images("train", {**SIZES, "a": 64})
-    served = serve(SIGNS, KEYS, STACK, SmallTower(), Ingredients(base=BASE), {})
-    anew = with_new_statistics(served, SmallTower(), ARCH, unlabelled, 64, 0)
+    merged = SIGNS.run(INPUTS, {})
+    anew = with_new_statistics(merged, SmallTower(), ARCH, unlabelled, 64, 0)
     other = {**unlabelled, "b": unlabelled["b"] // 2}
-    again = with_new_statistics(served, SmallTower(), ARCH, other, 64, 0)
+    again = with_new_statistics(merged, SmallTower(), ARCH, other, 64, 0)
     name = "bn.running_mean"
-    assert torch.equal(anew.models["a"][name], again.models["a"][name])
-    assert not torch.equal(anew.models["b"][name], again.models["b"][name])
-    shared = replace(served, granularity="global", models=dict.fromkeys(TASKS, served.models["a"]))
+    assert torch.equal(anew.by_task["a"][name], again.by_task["a"][name])
+    assert not torch.equal(anew.by_task["b"][name], again.by_task["b"][name])
+    shared = replace(merged, granularity="global", by_task=dict.fromkeys(TASKS, merged.by_task["a"]))
     mixed = with_new_statistics(shared, SmallTower(), ARCH, unlabelled, 64, 0)
-    assert len({id(state) for state in mixed.models.values()}) == 1
+    assert len({id(state) for state in mixed.by_task.values()}) == 1

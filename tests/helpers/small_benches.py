@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from neulig_ray.merging import METHODS
 from neulig_ray.merging.adaptation import entropy
-from neulig_ray.merging.adaptation_inputs import PixelImages, Workbench
+from neulig_ray.merging.inputs import MergeInputs, PixelImages
 from neulig_ray.merging.prediction import head_logits
 from neulig_ray.weights.sources import State
 
@@ -39,11 +39,11 @@ def small_steps(base: State, seed: int, size: float = 0.1) -> dict[str, torch.Te
 
 def make_bench(
     tower: nn.Module, labels: Iterable[str] = LABELS, seed: int = 0, size: float = 0.1
-) -> Workbench:
+) -> MergeInputs:
     labels = tuple(labels)
     base = {name: tensor.clone() for name, tensor in tower.state_dict().items()}
     generators = {label: torch.Generator().manual_seed(ord(label)) for label in labels}
-    return Workbench(
+    return MergeInputs(
         tower=tower,
         experts={label: small_steps(base, ord(label), size) for label in labels},
         base=base,
@@ -51,16 +51,17 @@ def make_bench(
             label: PixelImages(torch.randn(40, 3, 8, 8, generator=generators[label])) for label in labels
         },
         heads={label: 5 * torch.randn(4, DIM, generator=generators[label]) for label in labels},
-        score=lambda state: {},
         seed=seed,
     )
 
 
-def run(method: str, bench: Workbench, **options: Any) -> Any:
-    return METHODS[method].function(bench, **METHODS[method].resolve(options))
+def run(method: str, bench: MergeInputs, **options: Any) -> Any:
+    """The one model that the method makes: a merged state, or a module."""
+    found: Any = METHODS[method]
+    return found.run(bench, options).by_task[bench.tasks[0]]
 
 
-def entropies(bench: Workbench, model: Any) -> float:
+def entropies(bench: MergeInputs, model: Any) -> float:
     """The objective on all images; `model`: a merged state, or a module."""
     total = 0.0
     with torch.no_grad():

@@ -11,6 +11,8 @@ from hypothesis.extra.numpy import arrays
 
 from neulig_ray.merging import METHODS, Method
 from neulig_ray.merging import models as models_module
+from neulig_ray.merging.declare.masked import MaskedMethod
+from neulig_ray.merging.declare.streamed import StreamedMethod
 from neulig_ray.merging.engine import merge_with
 from neulig_ray.merging.masks import MaskedModel
 from neulig_ray.weights.sources import StateSource
@@ -24,7 +26,9 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "scale": (),
 }
 SIZE = sum(int(np.prod(shape)) for shape in SHAPES.values())
-STREAMED = sorted(m.name for m in map(METHODS.__getitem__, METHODS) if m.streams and m.measure is None)
+STREAMED = sorted(
+    m.name for m in map(METHODS.__getitem__, METHODS) if isinstance(m, StreamedMethod | MaskedMethod)
+)
 SPECTRAL = ("iso-c", "iso-cts", "tsv-merge")  # singular vectors of degenerate matrices are not unique
 # The defaults, and variants whose code goes another way.
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {

@@ -14,9 +14,9 @@ from torch.func import functional_call
 from neulig_ray.errors import InputError, TrainingDiverged
 from neulig_ray.merging import METHODS
 from neulig_ray.merging.adaptation import entropy, minimise
-from neulig_ray.merging.adaptation_inputs import PixelImages
 from neulig_ray.merging.coefficients import backward, layerwise, task_vectors
 from neulig_ray.merging.engine import merge_with
+from neulig_ray.merging.inputs import PixelImages
 from neulig_ray.merging.prediction import head_logits
 from neulig_ray.weights.sources import State
 

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from neulig_ray.errors import InputError
 from neulig_ray.merging import METHODS, fisher_information
-from neulig_ray.merging.adaptation_inputs import PixelImages, Workbench
 from neulig_ray.merging.blocks import blocks_in_order
 from neulig_ray.merging.engine import merge_with
 from neulig_ray.merging.fisher_information import batch_fisher, exact_fisher
 from neulig_ray.merging.grams import measure_grams
+from neulig_ray.merging.inputs import MergeInputs, PixelImages
 from neulig_ray.merging.regression import regress
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import build_tower
@@ -299,9 +299,9 @@ def test_regmean_needs_its_statistics_of_every_expert() -> None:
 # RegMean++.
 
 
-def bench_of(towers: Sequence[nn.Module], images: Sequence[torch.Tensor], **more: Any) -> Workbench:
+def bench_of(towers: Sequence[nn.Module], images: Sequence[torch.Tensor], **more: Any) -> MergeInputs:
     labels = [chr(ord("a") + i) for i in range(len(towers))]
-    return Workbench(
+    return MergeInputs(
         tower=copy.deepcopy(towers[0]),
         experts={label: tower.state_dict() for label, tower in zip(labels, towers, strict=True)},
         base=None,
@@ -544,7 +544,7 @@ def soup(accuracies: Any, count: int = 3) -> tuple[State, Iterator[State]]:
         label: {"w": torch.tensor(float(i)), "count": torch.tensor(i)}
         for i, label in enumerate(bench.experts)
     }
-    bench = Workbench(bench.tower, experts, None, bench.images, {}, score)
+    bench = MergeInputs(bench.tower, experts, None, bench.images, {}, score)
     return METHODS["soup-greedy"].function(bench), iter(seen)
 
 

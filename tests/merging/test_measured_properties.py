@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from streamed_samples import SHAPES, changes_for, check_close, experts_of, generic, small_pieces
 
 from neulig_ray.merging import METHODS
+from neulig_ray.merging.declare.measured import MeasuredMethod
 from neulig_ray.merging.engine import Merge, merge_with
 from neulig_ray.merging.models import Models
 from neulig_ray.weights.sources import StateSink, StateSource
 
 State = dict[str, torch.Tensor]
-MEASURED = sorted(m.name for m in METHODS.values() if m.streams and m.measure is not None)
+MEASURED = sorted(m.name for m in METHODS.values() if isinstance(m, MeasuredMethod))
 
 
 def information(seed: int) -> State:

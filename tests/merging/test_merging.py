@@ -13,9 +13,10 @@ from small_models import ARCH, KEYS, SmallTower, make_images, make_states, make_
 from neulig_ray.errors import InputError
 from neulig_ray.evaluation.forward import embed_with
 from neulig_ray.merging import METHODS
-from neulig_ray.merging._base import Method, Tensors
 from neulig_ray.merging.batchnorm import has_batchnorm, re_estimate
+from neulig_ray.merging.declare.streamed import StreamedMethod
 from neulig_ray.merging.engine import merge_with
+from neulig_ray.merging.models import Tensors
 from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.models.archs import ARCHS
 
@@ -151,7 +152,7 @@ def _towards(tensors: Tensors, *, base: torch.Tensor, scaling: float = 2.0) -> t
 
 def test_a_method_with_a_base_sees_parameters_only_and_never_extrapolates_statistics() -> None:
     states, base = make_states(), make_tower(9).state_dict()
-    method = Method("towards", "streamed", "", _towards, needs=("base",))
+    method = StreamedMethod("towards", _towards, needs=("base",))
     merged = merge_with(method, states, base, {"scaling": 0.5}, buffers="base")
     offsets = sum(s["proj.weight"] - base["proj.weight"] for s in states.values())
     torch.testing.assert_close(merged["proj.weight"], base["proj.weight"] + 0.5 * offsets)
@@ -163,7 +164,7 @@ def test_a_method_with_a_base_sees_parameters_only_and_never_extrapolates_statis
 
 
 def test_a_missing_base_a_wrong_option_and_a_wrong_kind_are_refused() -> None:
-    states, method = make_states(), Method("towards", "streamed", "", _towards, needs=("base",))
+    states, method = make_states(), StreamedMethod("towards", _towards, needs=("base",))
     with pytest.raises(InputError, match="needs the base model"):
         merge_with(method, states)
     with pytest.raises(InputError, match="needs the base model"):

@@ -10,6 +10,7 @@ from streamed_samples import STREAMED, base_state, changes_for, check_close, exp
 
 from neulig_ray.errors import InputError
 from neulig_ray.merging import METHODS
+from neulig_ray.merging.declare.streamed import StreamedMethod
 from neulig_ray.merging.dropping import kept
 
 
@@ -98,13 +99,14 @@ def test_weights_of_zero_leave_an_expert_out() -> None:
 def test_coefficients_are_those_of_the_merged_parameters() -> None:
     experts, base = experts_of(generic(3)), base_state()
     given = {"weighted-average": {"weights": (1.0, 3.0, 4.0)}, "task-arithmetic": {"scaling": 0.7}}
-    linear = [name for name in STREAMED if METHODS[name].coefficients is not None]
+    linear = [name for name in STREAMED if METHODS[name].has_ensemble_equivalent]
     assert linear == ["average", "fuse", "task-arithmetic", "weighted-average"]
     for name in linear:
         method = METHODS[name]
         options = method.resolve(given.get(name, {}))
-        assert method.coefficients is not None
-        lambdas = method.call(method.coefficients, 3, options=options)
+        assert isinstance(method, StreamedMethod)
+        lambdas = method.equivalent_coefficients(3, options)
+        assert lambdas is not None
         expected = {
             k: base[k]
             + sum(x * (e[k] - base[k]) for x, e in zip(lambdas.tolist(), experts.values(), strict=True))
@@ -123,7 +125,9 @@ def test_each_task_vector_may_have_a_scale_of_its_own() -> None:
     }
     method = METHODS["task-arithmetic"]
     check_close(results(method, experts, {"scaling": scaling}), {"": expected}, 1e-6)
-    lambdas = method.call(method.coefficients, 3, options=method.resolve({"scaling": scaling}))
+    assert isinstance(method, StreamedMethod)
+    lambdas = method.equivalent_coefficients(3, {"scaling": scaling})
+    assert lambdas is not None
     assert lambdas.tolist() == list(scaling)
     same = results(method, experts, {"scaling": (0.3,) * 3})
     check_close(same, results(method, experts, {"scaling": 0.3}), 1e-6)
@@ -131,10 +135,12 @@ def test_each_task_vector_may_have_a_scale_of_its_own() -> None:
 
 def test_weights_that_scale_the_origin_have_no_counterpart() -> None:
     method = METHODS["weighted-average"]
-    options = method.resolve({"weights": (1.0, 1.0), "normalize": False})
-    assert method.call(method.coefficients, 2, options=options) is None
-    options = method.resolve({"weights": (0.25, 0.75), "normalize": False})
-    assert method.call(method.coefficients, 2, options=options).tolist() == [0.25, 0.75]
+    assert isinstance(method, StreamedMethod)
+    options: dict[str, Any] = {"weights": (1.0, 1.0), "normalize": False}
+    assert method.equivalent_coefficients(2, options) is None
+    lambdas = method.equivalent_coefficients(2, {**options, "weights": (0.25, 0.75)})
+    assert lambdas is not None
+    assert lambdas.tolist() == [0.25, 0.75]
 
 
 def test_emr_and_tall_masks_of_an_expert_that_did_not_move() -> None:

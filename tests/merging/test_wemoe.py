@@ -96,12 +96,12 @@ def test_wemoe_keeps_the_merged_model_and_an_mlp_and_a_router_column_for_each_ta
 
 def test_wemoe_is_not_defined_for_resnets() -> None:
     method = METHODS["wemoe"]
-    reason = method.refuses(build_tower(ARCHS["tiny-rn"]))
+    reason = method.unsupported_reason(build_tower(ARCHS["tiny-rn"]))
     assert reason is not None
     assert "not defined for CNNs" in reason
     assert "ModifiedResNet" in reason
-    assert method.refuses(build_tower(ARCHS["tiny-vit"])) is None
-    assert METHODS["adamerging"].refuses(SmallTower()) is None
+    assert method.unsupported_reason(build_tower(ARCHS["tiny-vit"])) is None
+    assert METHODS["adamerging"].unsupported_reason(SmallTower()) is None
     with pytest.raises(InputError, match="not defined for CNNs"):
         run("wemoe", make_bench(make_tower(0)))
 

@@ -177,6 +177,41 @@ class TestSummary:
         assert made.failures == ("ligand sup task of a,b: loss became NaN",)
         assert made.lines[0].mean.merging == 70.0
 
+    def test_methods_stand_where_their_rows_say_whatever_they_are_called(self) -> None:
+        plain = {"alignment": "", "granularity": "global", "ensembling_accuracy": None}
+        frame = schema.frame(
+            [
+                row(**plain, method="zebra"),
+                row(**plain | {"ensembling_accuracy": 61.0}, method="yak"),
+                row(**plain | {"ensembling_accuracy": 61.0, "merging_accuracy": None}, method="ant"),
+                row(**plain | {"granularity": "task"}, method="bee"),
+                row(**plain, method="cow", n=1, collaborators="a"),
+                row(**plain, method="dog", n=0, collaborators=""),
+                row(**plain, method="ensemble-vote", status=schema.failed("no images")),
+                row(**plain, method="average", status=schema.failed("no images")),
+                row(**plain | {"alignment": "sup", "granularity": "sample"}, method="elk"),
+                *(row(method="fox", granularity=name) for name in ("global", "sample")),
+            ]
+        )
+        (made,) = tables(frame)
+        found = [(x.variant.section, x.variant.method, label) for x, label in zip(
+            made.lines, labels([x.variant for x in made.lines]), strict=True)]  # fmt: skip
+        assert found == [
+            ("reference", "dog", "dog"),
+            ("reference", "cow", "cow"),
+            ("merging", "yak", "yak"),
+            ("merging", "average", "average"),
+            ("merging", "zebra", "zebra"),
+            ("merging, several models", "bee", "bee"),
+            ("ensembles, uniform", "ant", "ant"),
+            ("ensembles, uniform", "ensemble-vote", "vote"),
+            ("ligand sup", "fox", "fox sample"),
+            ("ligand sup", "fox", "fox global"),
+            ("ligand sup", "elk", "elk"),
+        ]
+        assert made.lines[-1].variant.title == "elk sup"
+        assert made.lines[-2].variant.title == "fox sup global"
+
     def test_labels_tell_batch_sizes_apart_only_where_they_differ(self) -> None:
         made = [
             Variant("ligand", granularity="batch-mean", alignment="sup", batch_size=size)

@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from evaluations import inputs_of, merge_rows
 from small_models import ARCH, SmallTower, make_data, make_images, make_states, make_tower
 
-from neulig_ray.evaluation.context import Bench, choose
-from neulig_ray.evaluation.merged_models import Ingredients, serve
-from neulig_ray.evaluation.method_rows import Measured, Tuning, evaluate_merge
+from neulig_ray.evaluation.context import EvaluationContext, choose
+from neulig_ray.evaluation.method_rows import MeasuredRows, Tuning
 from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.experiment.method_spec import MethodSpec
 from neulig_ray.ligand.data import LigandData
 from neulig_ray.merging import METHODS
 from neulig_ray.merging.parameters import ExpertStack
-from neulig_ray.stages import merge_inputs as materials
-from neulig_ray.stages.merge_inputs import MergeBench
+from neulig_ray.stages import merge_inputs
+from neulig_ray.stages.merge_inputs import MergeReader
 from neulig_ray.stages.read_inputs import SharedSplit
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
@@ -28,7 +28,7 @@ KEYS = ("a@seed-0", "b@seed-0")
 TASKS = ("a", "b")
 STATES = make_states(KEYS)
 STACK = ExpertStack.from_states(STATES)
-GIVEN = Ingredients(base=make_tower(8).state_dict(), origin="seed-0", unlabelled=make_images("train"))
+BASE, UNLABELLED = make_tower(8).state_dict(), make_images("train")
 CHOOSING = sorted(name for name in METHODS if METHODS[name].grid)
 
 
@@ -59,12 +59,12 @@ def split_data(split: str) -> LigandData:
 VAL, TEST = split_data("val"), split_data("test")
 
 
-def evaluate(method: str, grid: Mapping[str, Any], test: LigandData, seen: list[str]) -> Measured:
+def evaluate(method: str, grid: Mapping[str, Any], test: LigandData, seen: list[str]) -> MeasuredRows:
     val_images, images = (
         {task: Watched(split, found, seen) for task, found in make_images(split).items()}
         for split in ("val", "test")
     )
-    return evaluate_merge(
+    return merge_rows(
         METHODS[method],
         KEYS,
         stack=STACK,
@@ -72,8 +72,10 @@ def evaluate(method: str, grid: Mapping[str, Any], test: LigandData, seen: list[
         arch=ARCH,
         test=test,
         images=images,  # type: ignore[arg-type]
-        ingredients=GIVEN,
-        tuning=Tuning(grid, VAL, val_images, 30),  # type: ignore[arg-type]
+        base=BASE,
+        origin="seed-0",
+        unlabelled=UNLABELLED,
+        tuning=Tuning(grid, EvaluationContext(KEYS, STACK, SmallTower(), ARCH, VAL, val_images), 30),  # type: ignore[arg-type]
     )
 
 
@@ -94,15 +96,15 @@ def test_nobody_looks_at_test_images_before_everything_is_chosen(method: str) ->
 def test_a_test_split_on_which_another_value_is_perfect_changes_no_choice(method: str) -> None:
     grid = two_ends(method)
     chosen = evaluate(method, grid, TEST, []).selected
-    settings = Tuning(grid, VAL, {}).settings()
-    bench = Bench(KEYS, STACK, SmallTower(), ARCH, TEST, make_images("test"))
+    bench = EvaluationContext(KEYS, STACK, SmallTower(), ARCH, TEST, make_images("test"))
+    settings = Tuning(grid, bench).settings()
     perfect = []
     for setting in settings:
-        served = serve(METHODS[method], KEYS, STACK, SmallTower(), GIVEN, setting)
+        merged = METHODS[method].run(inputs_of(KEYS, STACK, SmallTower(), BASE), setting)
         labels = {}
         for task in TASKS:
             every = torch.arange(len(bench.images[task]))
-            labels[task] = bench.logits(served.models[task], task, every).argmax(-1).numpy()
+            labels[task] = bench.logits(merged.by_task[task], task, every).argmax(-1).numpy()
         found = evaluate(method, grid, replace(TEST, labels={**TEST.labels, **labels}), [])
         assert found.selected == chosen
         averaged = [row["merging_accuracy"] for row in found.rows if row["buffers"] == "average"]
@@ -130,28 +132,28 @@ def splits_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     class Clip:
         visual = make_tower(8)
 
-    monkeypatch.setattr(materials, "read_split", read_split)
-    monkeypatch.setattr(materials, "load_split", load_split)
-    monkeypatch.setattr(materials, "read_stack", lambda *_: STACK)
-    monkeypatch.setattr(materials, "load_clip", lambda *_: Clip)
-    monkeypatch.setattr(materials, "load_bare_tower", lambda arch: SmallTower())
-    monkeypatch.setattr(materials, "ARCHS", {ARCH.name: ARCH})
+    monkeypatch.setattr(merge_inputs, "read_split", read_split)
+    monkeypatch.setattr(merge_inputs, "load_split", load_split)
+    monkeypatch.setattr(merge_inputs, "read_stack", lambda *_: STACK)
+    monkeypatch.setattr(merge_inputs, "load_clip", lambda *_: Clip)
+    monkeypatch.setattr(merge_inputs, "load_bare_tower", lambda arch: SmallTower())
+    monkeypatch.setattr(merge_inputs, "ARCHS", {ARCH.name: ARCH})
     return seen
 
 
-def bench_of(storage: Storage) -> MergeBench:
+def reader_of(storage: Storage) -> MergeReader:
     origin = Artifact("origin", "seed-0", "0")
     data = {task: Artifact("task", task, task) for task in TASKS}
-    return MergeBench(storage, ArchModels(ARCH.name, {"seed-0": origin}, data=data), KEYS, 20, 30, 4)
+    return MergeReader(storage, ArchModels(ARCH.name, {"seed-0": origin}, data=data), KEYS, 20, 30, 4)
 
 
 def test_scalings_are_tried_on_val(splits_read: list[str], tmp_path: Any) -> None:
-    tuning = bench_of(Storage(str(tmp_path))).tuning(MethodSpec.parse("task-arithmetic"))
+    tuning = reader_of(Storage(str(tmp_path))).tuning(MethodSpec.parse("task-arithmetic"))
     assert splits_read == ["val"]
     assert tuning is not None
-    assert all(np.array_equal(tuning.images[task], make_images("val")[task]) for task in TASKS)
-    assert all(np.array_equal(tuning.val.labels[task], VAL.labels[task]) for task in TASKS)
-    assert bench_of(Storage(str(tmp_path))).tuning(MethodSpec.parse("task-arithmetic:scaling=0.3")) is None
+    assert all(np.array_equal(tuning.val.images[task], make_images("val")[task]) for task in TASKS)
+    assert all(np.array_equal(tuning.val.data.labels[task], VAL.labels[task]) for task in TASKS)
+    assert reader_of(Storage(str(tmp_path))).tuning(MethodSpec.parse("task-arithmetic:scaling=0.3")) is None
 
 
 @pytest.mark.parametrize(
@@ -167,18 +169,20 @@ def test_methods_that_look_at_images_see_their_split(
     method: str, split: str, splits_read: list[str], tmp_path: Any
 ) -> None:
     """Test images are for the one option that says so, and then without labels."""
-    make = bench_of(Storage(str(tmp_path))).ingredients(MethodSpec.parse(method), ()).workbench
-    assert splits_read == ["train", "train"], (
-        "unlabelled images for BatchNorm, and no more before they are asked for"
-    )
-    assert make is not None
-    bench = make()
-    assert splits_read[2:] == [split, split, "val"]
+    spec, reader = MethodSpec.parse(method), reader_of(Storage(str(tmp_path)))
+    inputs = reader.inputs(spec)
+    assert splits_read == [], "nothing before it is asked for"
     wanted = make_images(split)
-    for key, images in bench.images.items():
+    for key, images in inputs.images.items():
         assert np.array_equal(images.images, wanted[key[0]])  # type: ignore[attr-defined]
-    reached = bench.score(STATES["b@seed-0"])
-    judge = Bench(KEYS, STACK, SmallTower(), ARCH, VAL, make_images("val"))
+    assert splits_read == [split, split]
+    assert inputs.heads.keys() == set(KEYS)
+    assert all(torch.equal(inputs.heads[key], VAL.head(key)) for key in KEYS)
+    reached = inputs.score(STATES["b@seed-0"])
+    assert splits_read == [split, split, "val"]
+    assert reader.unlabelled().keys() == set(TASKS)
+    assert splits_read == [split, split, "val", "train", "train"]
+    judge = EvaluationContext(KEYS, STACK, SmallTower(), ARCH, VAL, make_images("val"))
     for key, accuracy in reached.items():
         rows = choose(len(judge.images[key[0]]), 30, 4, key[0])
         right = judge.logits(STATES["b@seed-0"], key[0], rows).argmax(-1) == judge.labels(key[0], rows)

@@ -109,3 +109,10 @@ def test_long_curves_are_thinned_and_kept_whole_in_the_table(results: pd.DataFra
     assert len(steps) <= 101
     assert (steps[0], steps[-1]) == (0, 449)
     assert len(run.tables["epochs.json"]) == 450
+
+
+def test_a_reference_of_a_plugin_is_tagged_with_the_number_of_its_models(results: pd.DataFrame) -> None:
+    mine = results[results["method"] == "expert"].assign(method="mine")
+    made = projection.runs("demo", **samples.everything(pd.concat([results, mine])))
+    tags = {(run.tags["method"], run.tags["n"]) for run in made if run.name in ("mine", "zeroshot")}
+    assert tags == {("mine", "1"), ("zeroshot", "0")}

@@ -11,7 +11,7 @@ def rows() -> list[dict[str, Any]]:
     """One row for each method, as JSON values.
 
     `symmetric`: whether the order of the experts does not matter. `counterpart`: whether predictions can be
-    combined as the method combines parameters, so that there is an ensembling accuracy. An option's `grid`:
+    combined as the method combines parameters, so that its rows have both accuracies. An option's `grid`:
     the values among which experiments choose on val.
     """
     from neulig_ray.merging import METHODS
@@ -33,7 +33,7 @@ def rows() -> list[dict[str, Any]]:
                 for option in method.schema.values()
             },
             "symmetric": method.symmetric,
-            "counterpart": method.coefficients is not None or method.kind in ("ligand", "ensemble"),
+            "counterpart": method.has_ensemble_equivalent,
             "paper": method.paper,
             "summary": method.summary,
         }
@@ -70,7 +70,7 @@ def _facts(row: dict[str, Any]) -> str:
     if row["needs"]:
         facts.append(f"needs {', '.join(row['needs'])}")
     if row["counterpart"]:
-        facts.append("with ensembling accuracy")
+        facts.append("with an ensemble equivalent")
     if not row["symmetric"]:
         facts.append("the order of the experts matters")
     return "; ".join([*facts, row["paper"]])

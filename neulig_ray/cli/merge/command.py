@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from neulig_ray.cli.merge.inputs import Inputs
     from neulig_ray.merging import Method
+    from neulig_ray.merging.declare.per_tensor import PerTensorMethod
     from neulig_ray.merging.engine import Merge
 
 _MOST_THREADS = 8
@@ -41,29 +42,43 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
         return write_dense(method, given)
     method.resolve(options)
-    _check_method(method, given)
-    return _merge(method, given, options)
+    merging = _of_files(method)
+    _check_flags(merging, given)
+    return _merge(merging, given, options)
 
 
-def _check_method(method: "Method", given: argparse.Namespace) -> None:
-    """Raises InputError for what can be told before any file is opened."""
-    in_experiment = f'run it in an experiment, methods=("{method.name}",), with `neulig run`'
-    if method.kind in ("reference", "ensemble", "ligand"):
+def _in_experiment(method: "Method") -> str:
+    return f'run it in an experiment, methods=("{method.name}",), with `neulig run`'
+
+
+def _of_files(method: "Method") -> "PerTensorMethod":
+    """The method; raises InputError for one that does not merge files of weights."""
+    from neulig_ray.merging.declare.method import MergingMethod
+    from neulig_ray.merging.declare.per_tensor import PerTensorMethod
+
+    if isinstance(method, PerTensorMethod):
+        return method
+    if not isinstance(method, MergingMethod):
         raise InputError(
             f"{method.name} is of kind {method.kind}: it combines predictions, and there is no "
-            f"merged file; {in_experiment}"
+            f"merged file; {_in_experiment(method)}"
         )
-    if not method.streams:
-        raise InputError(
-            f"{method.name} needs {', '.join(method.needs)} and not only files of weights: {in_experiment}"
-        )
-    if method.measure is not None and not given.statistics:
+    raise InputError(
+        f"{method.name} needs {', '.join(method.needs)} and not only files of weights: "
+        f"{_in_experiment(method)}"
+    )
+
+
+def _check_flags(method: "PerTensorMethod", given: argparse.Namespace) -> None:
+    """Raises InputError for what can be told before any file is opened."""
+    if method.needs_statistics and not given.statistics:
         raise InputError(
             f"{method.name} needs what is measured on each expert over its {', '.join(method.needs)}: "
-            f"{in_experiment}, or give the files that an experiment measured: --statistics S1 S2 ... "
-            "(safetensors, or stored ones such as statistics:LABEL), one for each expert"
+            f"{_in_experiment(method)}, or give the files that an experiment measured: "
+            "--statistics S1 S2 ... (safetensors, or stored ones such as statistics:LABEL), "
+            "one for each expert"
         )
-    if method.measure is None and given.statistics:
+    if given.statistics and not method.needs_statistics:
         raise InputError(f"{method.name} measures nothing: leave out --statistics")
     if given.buffers == "re-estimate":
         raise InputError(
@@ -81,7 +96,7 @@ def _check_method(method: "Method", given: argparse.Namespace) -> None:
         raise InputError("--out F is missing: the safetensors file to write")
 
 
-def _merge(method: "Method", given: argparse.Namespace, options: Mapping[str, Any]) -> int:
+def _merge(method: "PerTensorMethod", given: argparse.Namespace, options: Mapping[str, Any]) -> int:
     import torch
 
     from neulig_ray.cli.merge.inputs import opened

@@ -4,13 +4,13 @@ import torch
 
 from neulig_ray.merging import trained
 from neulig_ray.merging.adaptation import AdaptOn, BatchSize, LearningRate, Steps
-from neulig_ray.merging.adaptation_inputs import Workbench
 from neulig_ray.merging.coefficients import Clamp, Init, Level, learn_coefficients, task_vectors
+from neulig_ray.merging.inputs import MergeInputs
 
 
 @trained("adamerging", paper="arXiv 2310.02575 (ICLR 2024)", needs=("base", "unlabelled images"))
 def adamerging(
-    bench: Workbench,
+    bench: MergeInputs,
     *,
     level: Level = "layer",
     steps: Steps = 500,

@@ -4,9 +4,9 @@ import torch
 
 from neulig_ray.merging import Density, trained
 from neulig_ray.merging.adaptation import AdaptOn, BatchSize, LearningRate, Steps
-from neulig_ray.merging.adaptation_inputs import Workbench
 from neulig_ray.merging.coefficients import Clamp, Init, Level, learn_coefficients, task_vectors
 from neulig_ray.merging.elections import elect, hold_election
+from neulig_ray.merging.inputs import MergeInputs
 from neulig_ray.merging.models import Models
 from neulig_ray.merging.task_vectors import TaskVectors
 from neulig_ray.merging.trimming import drop
@@ -15,7 +15,7 @@ from neulig_ray.weights.sources import StateSource
 
 @trained("adamerging-plus-plus", paper="arXiv 2310.02575 (ICLR 2024)", needs=("base", "unlabelled images"))
 def adamerging_plus_plus(
-    bench: Workbench,
+    bench: MergeInputs,
     *,
     density: Density = 0.2,
     level: Level = "layer",
@@ -48,7 +48,7 @@ def adamerging_plus_plus(
     return vectors.state(coefficients)
 
 
-def agreeing(vectors: TaskVectors, bench: Workbench, density: float) -> TaskVectors:
+def agreeing(vectors: TaskVectors, bench: MergeInputs, density: float) -> TaskVectors:
     """The task vectors trimmed to `density` of each, without the entries whose sign is not the elected one.
 
     Trims as TIES does by default, ties of magnitude and sign included. Overwrites the vectors' deltas.

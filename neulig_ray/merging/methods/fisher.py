@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from neulig_ray.merging import About, measured
-from neulig_ray.merging.adaptation_inputs import Images, batches
 from neulig_ray.merging.expert_weights import Weights, resolve_weights
 from neulig_ray.merging.fisher_information import batch_fisher, exact_fisher
+from neulig_ray.merging.inputs import Images, batches
 from neulig_ray.merging.models import Models
 from neulig_ray.merging.prediction import head_logits
 from neulig_ray.merging.regression import Examples

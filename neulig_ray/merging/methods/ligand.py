@@ -14,7 +14,7 @@ def ligand(beta: torch.Tensor) -> torch.Tensor:
     return beta
 
 
-@gated("hard-routing", paper=f"{PAPER}, without merging")
+@gated("hard-routing", paper=f"{PAPER}, without merging", selects=True)
 def hard_routing(beta: torch.Tensor) -> torch.Tensor:
     """The expert of the largest beta alone: selection without merging."""
     return torch.nn.functional.one_hot(beta.argmax(-1), beta.shape[-1]).to(beta.dtype)

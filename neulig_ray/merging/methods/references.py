@@ -12,7 +12,7 @@ def expert(embeddings: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
     return head_logits(embeddings, head)
 
 
-@reference("zeroshot", paper="arXiv 2103.00020 (CLIP)")
+@reference("zeroshot", paper="arXiv 2103.00020 (CLIP)", of="origin")
 def zeroshot(embeddings: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
     """The origin before any fine-tuning: the floor."""
     return head_logits(embeddings, head)

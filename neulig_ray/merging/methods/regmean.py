@@ -7,8 +7,8 @@ from torch import nn
 
 from neulig_ray.errors import InputError
 from neulig_ray.merging import Tensors, measured
-from neulig_ray.merging.adaptation_inputs import Images, batches
 from neulig_ray.merging.grams import TRANSPOSED, belongs, gram_key, measure_grams
+from neulig_ray.merging.inputs import Images, batches
 from neulig_ray.merging.models import Models
 from neulig_ray.merging.regression import BATCH, Examples, OffDiagonal, regress
 

@@ -6,17 +6,17 @@ import torch
 
 from neulig_ray.errors import InputError
 from neulig_ray.merging import trained
-from neulig_ray.merging.adaptation_inputs import Workbench, batches
 from neulig_ray.merging.blocks import blocks_in_order
 from neulig_ray.merging.engine import merge_with
 from neulig_ray.merging.grams import TRANSPOSED, gram_key, measure_grams
+from neulig_ray.merging.inputs import MergeInputs, batches
 from neulig_ray.merging.methods.average import average
 from neulig_ray.merging.regression import BATCH, Examples, OffDiagonal, regress
 
 
 @trained("regmean-plus-plus", paper="arXiv 2508.03121", needs=("train images",), split="train")
 def regmean_plus_plus(
-    bench: Workbench, *, examples: Examples = 256, offdiagonal: OffDiagonal = 0.9
+    bench: MergeInputs, *, examples: Examples = 256, offdiagonal: OffDiagonal = 0.9
 ) -> dict[str, torch.Tensor]:
     """RegMean block by block, each expert's block on what the merged blocks before it give for its images.
 

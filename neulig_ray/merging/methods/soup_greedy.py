@@ -5,7 +5,7 @@ from statistics import fmean
 import torch
 
 from neulig_ray.merging import trained
-from neulig_ray.merging.adaptation_inputs import Workbench
+from neulig_ray.merging.inputs import MergeInputs
 from neulig_ray.weights.sources import State
 
 
@@ -15,7 +15,7 @@ from neulig_ray.weights.sources import State
     needs=("val images", "val labels"),
     symmetric=False,  # experts of equal accuracy are tried in the order in which they are given
 )
-def soup_greedy(bench: Workbench) -> dict[str, torch.Tensor]:
+def soup_greedy(bench: MergeInputs) -> dict[str, torch.Tensor]:
     """The average of the experts that improve it, tried from the best to the worst.
 
     What counts is the mean over the tasks of the accuracy on val. An expert joins where the average with it

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from neulig_ray.errors import InputError
-from neulig_ray.merging import About, Scaling, routed
+from neulig_ray.merging import About, MergedModels, MergeInputs, Scaling, routed
 from neulig_ray.merging.adaptation import (
     AdaptOn,
     BatchSize,
@@ -19,7 +19,6 @@ from neulig_ray.merging.adaptation import (
     minimise,
     task_batches,
 )
-from neulig_ray.merging.adaptation_inputs import Workbench
 from neulig_ray.merging.coefficients import task_vectors
 from neulig_ray.merging.prediction import head_logits
 from neulig_ray.merging.weight_ensembling import Router, WeightEnsemblingMLP
@@ -51,7 +50,7 @@ def refuses(tower: nn.Module) -> str | None:
     symmetric=False,  # a router starts from random numbers for each place among the experts
 )
 def wemoe(
-    bench: Workbench,
+    bench: MergeInputs,
     *,
     scaling: Scaling = 0.3,
     routing: Annotated[
@@ -63,7 +62,7 @@ def wemoe(
     batch_size: BatchSize = 16,
     learning_rate: LearningRate = 1e-4,
     adapt_on: AdaptOn = "val",
-) -> nn.Module:
+) -> MergedModels:
     """Task arithmetic outside the MLPs; in each block a router weighs the MLP's task vectors for each image.
 
     The router of a block sees the MLP's input h: w = mean over the tokens of r(h), without softmax, and the
@@ -106,6 +105,5 @@ def wemoe(
         learning_rate=learning_rate,
         annealed=True,
     )
-    # What a row of results calls it: each image its own model, or each batch.
-    model.granularity = "batch-mean" if routing == "batch" else "sample"  # type: ignore[assignment]
-    return model.requires_grad_(False)
+    granularity = "batch-mean" if routing == "batch" else "sample"
+    return MergedModels.shared(model.requires_grad_(False), bench, granularity)

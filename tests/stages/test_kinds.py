@@ -1,0 +1,525 @@
+"""A method of each kind, from one file outside the package, is planned and measured by its own function.
+
+What would be stored is replaced by the small models of the helpers.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from isolated import only_the_packages_own
+from small_models import ARCH, SmallTower, make_data, make_images, make_states, make_tower
+from torch import nn
+
+from neulig_ray.errors import InputError
+from neulig_ray.experiment.config import Evaluation as Settings
+from neulig_ray.experiment.config import Experiment, Search
+from neulig_ray.ligand.coopvec import coopvecs
+from neulig_ray.ligand.data import LigandData
+from neulig_ray.ligand.portland import Portland
+from neulig_ray.merging import METHODS
+from neulig_ray.merging.engine import merge_with
+from neulig_ray.merging.parameters import ExpertStack
+from neulig_ray.models.archs import ARCHS
+from neulig_ray.models.clip import preprocess
+from neulig_ray.pipeline.plan import make_plan
+from neulig_ray.plugins import load_plugins, read_plugins
+from neulig_ray.seeds import stable_generator
+from neulig_ray.stages import evaluation_jobs, merge_inputs, statistics
+from neulig_ray.stages.evaluations import Evaluation
+from neulig_ray.stages.read_inputs import SharedSplit
+from neulig_ray.storage.artifact import Artifact
+from neulig_ray.storage.storage import Storage
+from neulig_ray.tasks import TASKS as TASK_REGISTRY
+from neulig_ray.tasks import Split
+from neulig_ray.weights.sources import StateSource
+
+OF_0_1 = Path(__file__).parent / "plugins_of_0_1"
+KEYS = ("a@seed-0", "b@seed-0")
+TASKS = ("a", "b")
+STATES = make_states(KEYS)
+BASE = make_tower(8).state_dict()
+GATE = torch.randn(1, 2, 12, generator=torch.Generator().manual_seed(1))
+PORTLAND = Portland([KEYS], GATE, torch.zeros(1, 2))
+SIZE = sum(p.numel() for p in SmallTower().parameters())
+
+
+def tower_of(state: Mapping[str, torch.Tensor]) -> SmallTower:
+    tower = SmallTower()
+    tower.load_state_dict(state)
+    return tower.eval()
+
+
+def seen_by(model: nn.Module, images: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return model(preprocess(images, ARCH)).numpy()
+
+
+def split_data(split: str) -> LigandData:
+    """What the experts and the origin see."""
+    found = make_data(split, STATES)
+    origin = {("seed-0", t): seen_by(tower_of(BASE), make_images(split)[t]) for t in found.labels}
+    return replace(found, embeddings={**found.embeddings, **origin})
+
+
+SPLITS = {split: split_data(split) for split in ("val", "test")}
+STATISTICS: dict[str, StateSource] = {}  # by fingerprint: what was measured
+TEST, IMAGES = SPLITS["test"], make_images("test")
+
+
+def logits(z: np.ndarray, key: str) -> np.ndarray:
+    return z / np.linalg.norm(z, axis=-1, keepdims=True) @ TEST.heads[key].T
+
+
+def percent(scores: np.ndarray, task: str) -> float:
+    return 100 * float((scores.argmax(-1) == TEST.labels[task]).mean())
+
+
+def accuracies(models: Mapping[str, nn.Module]) -> dict[str, float]:
+    """Of a model for each task, on the test split."""
+    return {key[0]: percent(logits(seen_by(models[key[0]], IMAGES[key[0]]), key), key[0]) for key in KEYS}
+
+
+# One file for each kind ------------------------------------------------------------------------------------
+
+STREAMED = '''
+from neulig_ray.merging import streamed
+
+@streamed("mine", paper="none", coefficients=lambda n, *, first=0.75: None)
+def mine(tensors, *, base, first=0.75):
+    """Towards the first expert."""
+    return base + first * (tensors[0] - base)
+'''
+MASKED = '''
+from neulig_ray.merging import masked
+
+@masked("mine", paper="none")
+def mine(tensors, *, base):
+    """Where a task's own vector is positive."""
+    return (tensors - base).sum(0), tensors > base
+'''
+MEASURED = '''
+import torch
+from neulig_ray.merging import measured
+
+def measure(tower, images, head, seed=0, *, examples=4):
+    return {"brightness": images.pixels(torch.arange(examples)).mean()[None] + seed}
+
+@measured("mine", paper="none", measure=measure)
+def mine(tensors, *, statistics, factor=1.0):
+    """The experts, as their images are bright."""
+    weights = [factor * float(known["brightness"]) for known in statistics]
+    return sum(w * t for w, t in zip(weights, tensors, strict=True))
+'''
+TRAINED = '''
+from neulig_ray.merging import trained
+
+@trained("mine", paper="none", needs=("base", "unlabelled images"))
+def mine(inputs, *, steps=2):
+    """A state that depends on images."""
+    assert len(inputs.images[inputs.labels[0]]) and inputs.base is not None
+    return {n: t * 1.5 if n == "proj.weight" else t for n, t in inputs.experts[inputs.labels[1]].items()}
+'''
+ROUTED = '''
+from torch import nn
+from neulig_ray.merging import routed
+
+class Sum(nn.Module):
+    def __init__(self, parts):
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, images):
+        return sum(part(images) for part in self.parts)
+
+@routed("mine", paper="none", needs=())
+def mine(inputs):
+    """Both experts."""
+    import copy
+    towers = []
+    for state in inputs.experts.values():
+        towers.append(copy.deepcopy(inputs.tower))
+        towers[-1].load_state_dict(state)
+    return Sum(towers).eval()
+'''
+TRUNK_AND_TAILS = '''
+import copy
+from torch import nn
+from neulig_ray.merging import MergedModels, routed
+
+class WithTail(nn.Module):
+    def __init__(self, trunk, tail):
+        super().__init__()
+        self.trunk, self.tail = trunk, tail
+
+    def forward(self, images):
+        return self.tail(self.trunk.bn(self.trunk.conv(images)).relu().flatten(1))
+
+@routed("mine", paper="none", needs=("base", "task at test"))
+def mine(inputs):
+    """The base's trunk for all, the experts' own last layers."""
+    trunk = copy.deepcopy(inputs.tower)
+    trunk.load_state_dict(inputs.base)
+    trunk.proj = nn.Identity()
+    models = []
+    for state in inputs.experts.values():
+        tail = copy.deepcopy(inputs.tower.proj)
+        tail.load_state_dict({"weight": state["proj.weight"], "bias": state["proj.bias"]})
+        models.append(WithTail(trunk, tail).eval())
+    return MergedModels.counted(inputs.by_task(models), inputs)
+'''
+GATED = '''
+from neulig_ray.merging import gated
+
+@gated("mine", paper="none")
+def mine(beta, *, power=2.0):
+    """The other expert's beta, to a power."""
+    return beta.flip(-1) ** power
+'''
+SELECTING = '''
+import torch
+from neulig_ray.merging import gated
+
+@gated("mine", paper="none", selects=True)
+def mine(beta):
+    """The expert of the least beta."""
+    return torch.nn.functional.one_hot(beta.argmin(-1), beta.shape[-1]).to(beta.dtype)
+'''
+ENSEMBLE = '''
+import torch
+from neulig_ray.merging import ensemble
+
+@ensemble("mine", paper="none")
+def mine(embeddings, head, *, weight=0.9, seed=0):
+    """The first expert, above all."""
+    assert seed == 5
+    return (weight * embeddings[0] + (1 - weight) * embeddings[1]) @ head.T
+'''
+REFERENCE = '''
+from neulig_ray.merging import reference
+
+@reference("mine", paper="none")
+def mine(embeddings, head, *, sign=-1.0):
+    """The least likely class of the expert."""
+    return sign * embeddings @ head.T
+'''
+OF_ORIGIN = REFERENCE.replace('paper="none"', 'paper="none", of="origin"')
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Iterator[Callable[..., list[Evaluation]]]:
+    """Evaluations that an experiment plans for the method of a plugin."""
+
+    def planned(text: str, options: str = "", **changes: Any) -> list[Evaluation]:
+        file = tmp_path / "mine.py"
+        file.write_text(text)
+        load_plugins(read_plugins([str(file)]))
+        e = Experiment(
+            name="kinds", archs=("tiny-rn",), tasks=("digits", "textures"), n=(2,), alignment=("sup",),
+            methods=(f"mine{options}",), search=Search(trials=1, val_images=30), seed=5,
+        )  # fmt: skip
+        return make_plan(replace(e, **changes)).evaluations
+
+    with only_the_packages_own():
+        yield planned
+
+
+@pytest.fixture
+def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[[Evaluation], list[dict[str, Any]]]:
+    """Runs an evaluation's job on small models: digits are task a, textures task b."""
+    named = {"digits": "a", "textures": "b"}
+
+    def read_split(*given: Any, **_: Any) -> SharedSplit:
+        data, other = SPLITS[given[2]], {v: k for k, v in named.items()}
+        called = lambda key: key if key == "seed-0" else f"{other[key[0]]}{key[1:]}"  # noqa: E731
+        return SharedSplit(
+            {(called(key), other[t]): z for (key, t), z in data.embeddings.items() if t in TASKS},
+            {other[t]: labels for t, labels in data.labels.items() if t in TASKS},
+            {called(key): head for key, head in data.heads.items()},
+            {other[t]: images for t, images in make_images(given[2]).items() if t in TASKS},
+        )
+
+    def load_split(storage: Storage, artifact: Artifact, split: str) -> Split:
+        task = named[artifact.label.partition("@")[0].split(".")[0]]
+        labels = SPLITS[split].labels[task] if split in SPLITS else np.zeros(len(make_images(split)[task]))
+        return Split(make_images(split)[task], labels)
+
+    keys = ("digits@seed-0", "textures@seed-0")
+    states = dict(zip(keys, STATES.values(), strict=True))
+    portland = Portland([keys], PORTLAND.weight.detach(), PORTLAND.bias.detach())
+    gate = {"alignment_weight": 0.5, "learning_rate": 0.1}
+    for module in (evaluation_jobs, merge_inputs, statistics):
+        for name, value in {
+            "read_split": read_split,
+            "load_split": load_split,
+            "read_stack": lambda *_: ExpertStack.from_states(states),
+            "load_clip": lambda *_: SimpleNamespace(visual=tower_of(BASE)),
+            "load_bare_tower": lambda _: SmallTower(),
+            "load_expert": lambda storage, artifact, arch: states[artifact.label.removeprefix("tiny-rn.")],
+            "read_array": lambda storage, artifact, file: np.zeros((2, 6), np.float32),
+            "open_statistics": lambda storage, artifact: STATISTICS[artifact.fingerprint],
+            "ARCHS": {"tiny-rn": ARCH},
+            "_load_ligand": lambda *_: (portland, gate),
+            "_parameters": lambda arch: SIZE,
+        }.items():
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
+
+    def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+        storage: Any = None
+        files, _ = evaluation.job.make(storage, **evaluation.job.arguments)
+        found = json.loads(files[evaluation_jobs.ROWS_FILE])
+        return [{**evaluation.common, **row, "task": named[row["task"]]} for row in found]
+
+    return rows
+
+
+def by_task(rows: list[dict[str, Any]], column: str = "merging_accuracy") -> dict[str, Any]:
+    return {row["task"]: row[column] for row in rows if row["buffers"] in ("", "average")}
+
+
+def averaged() -> dict[str, torch.Tensor]:
+    """The statistics and counters that every merge has."""
+    return {
+        n: torch.stack([s[n] for s in STATES.values()]).mean(0) if "running" in n else t
+        for n, t in STATES[KEYS[0]].items()
+    }
+
+
+def parameters() -> list[str]:
+    return [name for name, _ in SmallTower().named_parameters()]
+
+
+# References, ensembles, gates: their own functions -------------
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "sign", "model"),
+    [
+        (REFERENCE, "", -1, None),
+        (REFERENCE, ":sign=1", 1, None),
+        (OF_ORIGIN, "", -1, "seed-0"),
+        (OF_ORIGIN, ":sign=1", 1, "seed-0"),
+    ],
+    ids=["expert", "expert-option", "origin", "origin-option"],
+)
+def test_a_reference_is_measured_by_its_own_function(
+    text: str, options: str, sign: int, model: str | None, plan: Any, measure: Any
+) -> None:
+    evaluations = plan(text, options)
+    assert [e.tasks for e in evaluations] == [("digits",), ("textures",)]
+    for key, evaluation in zip(KEYS, evaluations, strict=True):
+        (row,) = measure(evaluation)
+        z = TEST.embeddings[model or key, key[0]]
+        assert row["merging_accuracy"] == percent(sign * z @ TEST.heads[key].T, key[0])
+        assert (row["n"], row["collaborators"]) == ((0, "") if model else (1, evaluation.tasks[0]))
+        assert (row["granularity"], row["ensembling_accuracy"], row["parameters"]) == ("global", None, SIZE)
+        assert evaluation.job.on_cpu
+
+
+def test_a_gated_method_is_given_beta_and_measured_at_every_granularity(plan: Any, measure: Any) -> None:
+    evaluations = plan(GATED, ":power=3.0")
+    found = {e.common["granularity"]: measure(e) for e in evaluations}
+    assert found.keys() == {
+        "task", "sample", "global", "batch-first", "batch-mean", "batch-first-mixed", "batch-mean-mixed"
+    }  # fmt: skip
+    stack = ExpertStack.from_states(STATES)
+
+    def weights(split: str, task: str) -> torch.Tensor:
+        return coopvecs(PORTLAND, 0, SPLITS[split], task).flip(-1) ** 3
+
+    for row, key in zip(found["task"], KEYS, strict=True):
+        task = key[0]
+        merged = {task: tower_of(stack.combine(weights("val", task).mean(0))) for task in TASKS}
+        assert row["merging_accuracy"] == pytest.approx(accuracies(merged)[task])
+        z = np.stack([TEST.embeddings[k, task] for k in KEYS])
+        own = np.einsum("Nn,nNd->Nd", weights("test", task).numpy(), z)
+        assert row["ensembling_accuracy"] == pytest.approx(percent(logits(own, key), task))
+        assert (row["alignment"], row["alignment_weight"]) == ("sup", 0.5)
+    everything = tower_of(stack.combine(torch.stack([weights("val", t).mean(0) for t in TASKS]).mean(0)))
+    assert by_task(found["global"]) == pytest.approx(accuracies(dict.fromkeys(TASKS, everything)))
+    first = stable_generator("order", 0, "digits").permutation(len(IMAGES["a"]))[0]
+    one = tower_of(stack.combine(weights("test", "a")[first]))
+    expected = percent(logits(seen_by(one, IMAGES["a"]), KEYS[0]), "a")
+    assert by_task(found["batch-first"])["a"] == pytest.approx(expected)
+    of_ligand = {e.common["granularity"]: measure(e) for e in plan(GATED, methods=("ligand",))}
+    assert by_task(of_ligand["task"]) != by_task(found["task"]), "else it could be measured as the ligand is"
+
+
+def test_a_gated_method_that_selects_is_measured_as_what_it_chose(plan: Any, measure: Any) -> None:
+    (evaluation,) = plan(SELECTING)
+    rows = measure(evaluation)
+    for row, key in zip(rows, KEYS, strict=True):
+        task = key[0]
+        chosen = coopvecs(PORTLAND, 0, TEST, task).argmin(-1).tolist()
+        z = np.stack([TEST.embeddings[KEYS[c], task][i] for i, c in enumerate(chosen)])
+        assert row["merging_accuracy"] == pytest.approx(percent(logits(z, key), task))
+        assert (row["granularity"], row["ensembling_accuracy"]) == ("sample", None)
+    assert by_task(rows) != by_task(measure(*plan(SELECTING, methods=("hard-routing",))))
+
+
+def test_an_ensemble_is_given_its_options_and_the_seed(plan: Any, measure: Any) -> None:
+    (evaluation,) = plan(ENSEMBLE, ":weight=0.4")
+    for row, key in zip(measure(evaluation), KEYS, strict=True):
+        z = [TEST.embeddings[k, key[0]] for k in KEYS]
+        expected = percent((0.4 * z[0] + 0.6 * z[1]) @ TEST.heads[key].T, key[0])
+        assert row["ensembling_accuracy"] == pytest.approx(expected)
+        assert (row["merging_accuracy"], row["parameters"]) == (None, 2 * SIZE)
+    seeds = {e.job.artifact.fingerprint for seed in (5, 6) for e in plan(ENSEMBLE, seed=seed)}
+    assert len(seeds) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (
+            SELECTING.replace("torch.nn.functional.one_hot(beta.argmin(-1), beta.shape[-1])", "(beta / 2)"),
+            "mine declares that it selects, but weighs several experts",
+        ),
+        (GATED.replace("beta.flip(-1) ** power", "beta[:, :1]"), r"mine gives \(37, 1\).*here \(37, 2\)"),
+        (ENSEMBLE.replace(" @ head.T", ""), r"mine gives \(37, 6\).*here \(37, 3\)"),
+        (REFERENCE.replace("sign * embeddings @ head.T", "None"), "mine gives a NoneType"),
+    ],
+    ids=["several", "gated", "ensemble", "reference"],
+)
+def test_what_is_no_weights_or_scores_is_refused(text: str, error: str, plan: Any, measure: Any) -> None:
+    with pytest.raises(InputError, match=error):
+        measure(plan(text)[0])
+
+
+def test_without_a_prediction_term_there_is_no_gate(plan: Any) -> None:
+    with pytest.raises(InputError, match=r"alignment is empty, but mine, which needs a ligand"):
+        plan(GATED, alignment=())
+    with pytest.raises(InputError, match=r"alignment is empty, but hard-routing"):
+        plan(GATED, methods=("hard-routing",), alignment=())
+    with pytest.raises(InputError, match=r"granularities is empty, but mine"):
+        plan(GATED, evaluation=Settings(granularities=()))
+
+
+def test_a_method_that_selects_needs_no_granularities(plan: Any) -> None:
+    (evaluation,) = plan(SELECTING, evaluation=Settings(granularities=()))
+    assert evaluation.common["granularity"] == "sample"
+
+
+# Methods that merge parameters ------------------------------------------------------------------------------
+
+
+def test_a_streamed_method(plan: Any, measure: Any) -> None:
+    (evaluation,) = plan(STREAMED, ":first=0.5")
+    state = averaged()
+    for name in parameters():
+        state[name] = (BASE[name] + STATES[KEYS[0]][name]) / 2
+    rows = measure(evaluation)
+    assert by_task(rows) == pytest.approx(accuracies(dict.fromkeys(TASKS, tower_of(state))))
+    assert {(row["granularity"], row["parameters"]) for row in rows} == {("global", SIZE)}
+    again = {row["task"]: row["merging_accuracy"] for row in rows if row["buffers"] == "re-estimated"}
+    assert again.keys() == set(TASKS)
+    assert evaluation.common["granularity"] == "global"
+
+
+def test_a_masked_method(plan: Any, measure: Any) -> None:
+    (evaluation,) = plan(MASKED)
+    models = {}
+    for key in KEYS:
+        state = averaged()
+        for name in parameters():
+            total = sum(s[name] - BASE[name] for s in STATES.values())
+            state[name] = BASE[name] + (STATES[key][name] > BASE[name]) * total
+        models[key[0]] = tower_of(state)
+    rows = measure(evaluation)
+    assert by_task(rows) == pytest.approx(accuracies(models))
+    assert {row["granularity"] for row in rows} == {evaluation.common["granularity"]} == {"task"}
+    assert 2 * SIZE < rows[0]["parameters"] < 2.5 * SIZE, "masks count as bits"
+
+
+def test_a_measured_method(plan: Any, measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (evaluation,) = plan(MEASURED, ":factor=2.0,examples=3")
+    method = METHODS["mine"]
+    experiment = Experiment(
+        name="kinds", archs=("tiny-rn",), tasks=("digits", "textures"), n=(2,), alignment=("sup",),
+        methods=("mine:factor=2.0,examples=3",), search=Search(trials=1, val_images=30), seed=5,
+    )  # fmt: skip
+    for job in make_plan(experiment).statistics:
+        files, info = job.make(None, **job.arguments)  # type: ignore[arg-type]
+        assert info["options"] == {"examples": 3, "seed": 5}
+        tensors = safetensors.torch.load(files[statistics.FILE])
+        monkeypatch.setitem(STATISTICS, job.artifact.fingerprint, StateSource(tensors))
+    weights = [2 * float(preprocess(make_images("train")[t][:3], ARCH).mean() + 5) for t in TASKS]
+    state = averaged()
+    for name in parameters():
+        state[name] = sum(w * s[name] for w, s in zip(weights, STATES.values(), strict=True))
+    assert by_task(measure(evaluation)) == pytest.approx(accuracies(dict.fromkeys(TASKS, tower_of(state))))
+    assert method.kind == "measured"
+
+
+def test_a_trained_method(plan: Any, measure: Any) -> None:
+    (evaluation,) = plan(TRAINED)
+    state = {n: t * 1.5 if n == "proj.weight" else t for n, t in STATES[KEYS[1]].items()}
+    rows = measure(evaluation)
+    assert by_task(rows) == pytest.approx(accuracies(dict.fromkeys(TASKS, tower_of(state))))
+    assert {(row["granularity"], row["parameters"]) for row in rows} == {("global", SIZE)}
+
+
+def test_a_routed_method_keeps_all_of_its_module(plan: Any, measure: Any) -> None:
+    (evaluation,) = plan(ROUTED)
+    both = lambda images: sum(tower_of(s)(images) for s in STATES.values())  # noqa: E731
+    rows = measure(evaluation)
+    assert by_task(rows) == pytest.approx(accuracies(dict.fromkeys(TASKS, both)))  # type: ignore[arg-type]
+    buffers = sum(b.numel() for b in SmallTower().buffers())
+    assert {(row["granularity"], row["parameters"]) for row in rows} == {("sample", 2 * (SIZE + buffers))}
+
+
+def test_a_trunk_that_tasks_share_is_kept_once(plan: Any, measure: Any) -> None:
+    (evaluation,) = plan(TRUNK_AND_TAILS)
+    models = {}
+    for key in KEYS:
+        state = dict(BASE) | {n: t for n, t in STATES[key].items() if n.startswith("proj.")}
+        models[key[0]] = tower_of(state)
+    rows = measure(evaluation)
+    assert by_task(rows) == pytest.approx(accuracies(models))
+    tail = sum(p.numel() for p in SmallTower().proj.parameters())
+    buffers = sum(b.numel() for b in SmallTower().buffers())
+    assert {(row["granularity"], row["parameters"]) for row in rows} == {("task", SIZE + buffers + tail)}
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (ROUTED.replace("Sum(towers).eval()", "[1]"), "mine returned a list: its function must return"),
+        (
+            TRUNK_AND_TAILS.replace("inputs.by_task(models)", '{"digits": models[0]}'),
+            "mine returned models of digits, but the tasks are digits, textures",
+        ),
+        (
+            TRUNK_AND_TAILS.replace("inputs)\n", 'inputs, "tusk")\n'),
+            r"granularity of mine's models.*Did you mean 'task'",
+        ),
+    ],
+    ids=["list", "one-task", "granularity"],
+)
+def test_what_is_no_merged_model_is_refused(text: str, error: str, plan: Any, measure: Any) -> None:
+    with pytest.raises(InputError, match=error):
+        measure(plan(text)[0])
+
+
+# Plugins of 0.1 ---------------------------------------------------------------------------------------------
+
+
+def test_plugins_of_0_1_run_as_they_are() -> None:
+    with only_the_packages_own():
+        load_plugins(read_plugins([str(file) for file in sorted(OF_0_1.glob("*.py"))]))
+        assert len(TASK_REGISTRY["halves"].splits(0)["val"]) == 600
+        assert ARCHS["tinier-vit"].config["embed_dim"] == 64
+        states = {str(i): {"w": torch.tensor([float(i)])} for i in (1, 2, 6)}
+        merged = merge_with(METHODS["median"], states, {"w": torch.tensor([1.0])}, {"scaling": 0.5})
+        assert merged["w"].tolist() == [1.5]
+        e = Experiment(name="x", archs=("tinier-vit",), tasks=("digits", "halves"), methods=("median",))
+        (evaluation,) = make_plan(e).evaluations
+        assert evaluation.common["method"] == "median"
