@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from neulig_ray.errors import InputError
 from neulig_ray.weights.tensor_file import Spec
@@ -20,6 +21,7 @@ class Prefix:
 
 
 SAME = Prefix()
+_IMAGE_TOWERS: Final = {"visual", "vision_model", "vision_tower", "vision", "image_encoder", "vision_encoder"}
 
 
 def find_prefix(
@@ -28,7 +30,8 @@ def find_prefix(
     """The prefix under which the base has every tensor of `experts`, in its shape; None if there is none.
 
     It may lack what is `dispensable`. Equal names go before a prefix, and a prefix of the base's before one
-    of the experts'. Raises InputError where two prefixes fit.
+    of the experts'; of several that fit, the one that names an image tower, as of a small CLIP whose text
+    tower has the same shapes. Raises InputError where two prefixes fit and not one alone names such a tower.
     """
 
     def fits(prefix: Prefix) -> bool:
@@ -54,6 +57,8 @@ def find_prefix(
         found = [start for start in sorted(candidates) if fits(Prefix(start, shared))]
         if "" in found:
             return Prefix("", shared)
+        if len(found) > 1 and len(images := [start for start in found if _is_image_tower(start)]) == 1:
+            found = images
         if len(found) > 1:
             raise InputError(
                 f"the base has the experts' tensors more than once, under {' and '.join(map(repr, found))}: "
@@ -62,6 +67,10 @@ def find_prefix(
         if found:
             return Prefix(found[0], shared)
     return None
+
+
+def _is_image_tower(prefix: str) -> bool:
+    return not _IMAGE_TOWERS.isdisjoint(prefix.split("."))
 
 
 def shared_prefixes(names: Collection[str]) -> list[str]:

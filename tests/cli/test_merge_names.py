@@ -184,8 +184,18 @@ def test_shapes_tell_which_of_two_parts_is_the_base(neulig: Run, tmp_path: Path)
     assert "3 others are left out" in told
 
 
+@pytest.mark.parametrize("image", ["vision_model.", "visual.", "clip.vision_model.", "image_encoder."])
+def test_of_parts_of_one_shape_the_image_tower_is_the_base(neulig: Run, tmp_path: Path, image: str) -> None:
+    base = model(0, image) | model(9, "text_model.")
+    found, told = merged(neulig, tmp_path, base, model(1), model(2))
+    alone, _ = merged(neulig, tmp_path, model(0), model(1), model(2))
+    assert all(torch.equal(found[name], alone[name]) for name in alone)
+    assert "base.safetensors" in told
+
+
 @pytest.mark.parametrize(
-    "prefixes", [("vision_model.", "text_model."), ("model.", "ema."), ("a.tower.", "b.tower.", "c.tower.")]
+    "prefixes",
+    [("model.", "ema."), ("a.tower.", "b.tower.", "c.tower."), ("visual.", "ema.visual.")],
 )
 def test_two_parts_that_fit_are_both_named(neulig: Run, tmp_path: Path, prefixes: tuple[str, ...]) -> None:
     base: State = {}
