@@ -1,11 +1,10 @@
 """What an experiment is: typed, frozen, and checked before anything starts."""
 
-import re
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Literal
 
 from neulig_ray.errors import InputError
-from neulig_ray.storage.layout import reserved
+from neulig_ray.storage.layout import LONGEST, reserved, usable_name
 
 Granularity = Literal[
     "sample", "task", "global", "batch-first", "batch-mean", "batch-first-mixed", "batch-mean-mixed"
@@ -19,8 +18,6 @@ GRANULARITIES: tuple[Granularity, ...] = (
     "batch-mean-mixed",
     "global",
 )
-_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?")  # some file servers drop a last dot
-_LONGEST: Final = 100
 METHODS = (
     "zeroshot",
     "expert",
@@ -186,11 +183,6 @@ class Experiment:
     cluster: Cluster = field(default_factory=Cluster)
 
 
-def usable_name(name: str) -> bool:
-    """Whether an experiment may have this name: it names a folder at the top of the storage."""
-    return _NAME.fullmatch(name) is not None and len(name) <= _LONGEST and not reserved(name)
-
-
 def _check_name(name: str) -> None:
     if usable_name(name):
         return
@@ -200,7 +192,7 @@ def _check_name(name: str) -> None:
             f"Choose another, such as {'my-' + name!r}"
         )
     raise InputError(
-        f"name {name[: _LONGEST + 1]!r}: use at most {_LONGEST} letters, digits, '_', '.' and '-', "
+        f"name {name[: LONGEST + 1]!r}: use at most {LONGEST} letters, digits, '_', '.' and '-', "
         "a letter or digit first and no '.' last (it names a folder)"
     )
 

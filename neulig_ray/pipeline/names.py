@@ -44,7 +44,7 @@ def _check_method(name: str) -> None:
 def declared_methods() -> frozenset[str]:
     """The methods of this package: the first argument of each decorator in the files of `merging/methods`."""
     found = set()
-    for file in (Path(__file__).parent / "merging" / "methods").glob("[!_]*.py"):
+    for file in (Path(__file__).parents[1] / "merging" / "methods").glob("[!_]*.py"):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             for decorator in getattr(node, "decorator_list", ()):
                 match decorator:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from neulig_ray.errors import InputError
-from neulig_ray.experiment.config import usable_name
-from neulig_ray.storage.layout import ABOUT, FOLDERS, Top, is_ours
+from neulig_ray.storage.layout import ABOUT, FOLDERS, Top, is_ours, usable_name
 from neulig_ray.storage.manifest import MANIFEST
 from neulig_ray.storage.storage import Storage
 

@@ -22,7 +22,7 @@ def all_stand(database: Path, experiment: str, location: str | None, wanted: Seq
 
     False also for a database that cannot be read in this way: then MLflow is asked.
     """
-    if not database.is_file():
+    if not wanted or not database.is_file():
         return False
     try:
         with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:

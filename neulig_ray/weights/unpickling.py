@@ -570,7 +570,9 @@ def _limit_memory(size: int) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf(
+            "SC_PAGE_SIZE"
+        )
     except (ImportError, OSError):
         return  # no Linux: the time that the caller gives is the only limit
     most = mapped + MEMORY + 4 * size

@@ -109,8 +109,8 @@ def test_ls_shows_a_broken_experiment_as_broken(
     monkeypatch.chdir(tmp_path)
     status, text = neulig("ls", "experiments", "--json")
     assert status == 0
-    (row,) = json.loads(text)
-    assert row["experiment"] == "torn"
+    (row,) = [row for row in json.loads(text) if row["experiment"] == "torn"]
+    assert row["from"] == "./experiments"
     assert "does not import: SyntaxError" in row["about"]
 
 

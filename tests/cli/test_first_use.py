@@ -276,7 +276,7 @@ def test_ones_own_experiment_goes_before_the_packages(
 def test_carried_experiments_are_no_part_of_the_codes_hash(tmp_path: Path) -> None:
     package = tmp_path / "neulig_ray"
     (package / "tasks/_shipped").mkdir(parents=True)
-    for name in ("__init__.py", "code.py"):
+    for name in ("__init__.py", "version.py"):
         (package / name).write_bytes((REPOSITORY / "neulig_ray" / name).read_bytes())
 
     def version() -> str:

@@ -19,7 +19,7 @@ from conftest import Command
 
 pytestmark = pytest.mark.timeout(600)
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "helpers"
 PATIENCE = 300.0  # seconds; each step takes some ten on a machine that has nothing else to do
 LOOPBACK = "127.0.0.1"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from image_folders import folder
 from rich.console import Console
-from test_folder_tasks import folder
 
 from neulig_ray.cli import main
 from neulig_ray.cli.experiments import choose, load_file

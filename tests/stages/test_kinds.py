@@ -274,7 +274,7 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[[Evaluation], list[dict
 
     def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
         storage: Any = None
-        files, _ = evaluation.job.make(storage, **evaluation.job.arguments)
+        files, _ = evaluation.job.make(storage)
         found = json.loads(files[evaluation_jobs.ROWS_FILE])
         return [{**evaluation.common, **row, "task": named[row["task"]]} for row in found]
 
@@ -447,7 +447,7 @@ def test_a_measured_method(plan: Any, measure: Any, monkeypatch: pytest.MonkeyPa
         methods=("mine:factor=2.0,examples=3",), search=Search(trials=1, val_images=30), seed=5,
     )  # fmt: skip
     for job in make_plan(experiment).statistics:
-        files, info = job.make(None, **job.arguments)  # type: ignore[arg-type]
+        files, info = job.make(None)  # type: ignore[arg-type]
         assert info["options"] == {"examples": 3, "seed": 5}
         tensors = safetensors.torch.load(files[statistics.FILE])
         monkeypatch.setitem(STATISTICS, job.artifact.fingerprint, StateSource(tensors))

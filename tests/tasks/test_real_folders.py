@@ -8,8 +8,8 @@ from pathlib import Path
 
 import data_files
 import pytest
+from image_folders import CLASSES, folder
 from PIL import Image
-from test_folder_tasks import CLASSES, folder
 
 from neulig_ray.errors import InputError
 from neulig_ray.experiment.config import Experiment

@@ -263,7 +263,8 @@ def test_an_unusable_split_is_named(given: dict[str, Split], message: str) -> No
 def test_an_unknown_task_names_the_near_misses() -> None:
     with pytest.raises(InputError, match=r"unknown task 'leters'\. Did you mean 'letters'") as caught:
         TASKS["leters"]
-    assert all(name in str(caught.value) for name in OFFLINE)
+    assert len(str(caught.value)) < 800, "some lines of a terminal"
+    assert "`neulig ls tasks`" in str(caught.value)
     assert "leters" not in TASKS
     assert "letters" in TASKS
 

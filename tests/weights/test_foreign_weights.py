@@ -395,8 +395,10 @@ def test_a_folder_with_a_whole_clip_and_its_index_is_imported(tmp_path: Path) ->
 
 @contextmanager
 def open_files(soft: int) -> Iterator[None]:
+    """At most `soft` files more than the suite has open already."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
+    held = max(int(entry) for entry in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held + soft, before[1]))
     try:
         yield
     finally:
@@ -437,7 +439,7 @@ def test_a_limit_that_cannot_be_raised_is_told_with_the_remedy(
     with open_files(128):
         monkeypatch.setattr(resource, "getrlimit", lambda what: (128, 128))
         try:
-            while len(handles) < 200:
+            while len(handles) < 2000:
                 handles.append(os.open(many[1], os.O_RDONLY))
         except OSError:
             pass

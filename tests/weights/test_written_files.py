@@ -132,7 +132,7 @@ def writers() -> list[str]:
                 "TensorWriter", "to_bytes", "write_tensors",
             ):  # fmt: skip
                 given = ast.unparse(node.args[-1]) if node.args else ""
-                if file.name != "tensorfile.py" and not given.startswith("file_metadata("):
+                if file.name != "tensor_file.py" and not given.startswith("file_metadata("):
                     found.append(f"{file.name}: {ast.unparse(node)}")
     return found
 

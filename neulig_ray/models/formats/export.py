@@ -56,9 +56,9 @@ def write_huggingface(
         write_tensors(part / "model.safetensors", clip_to(whole_clip(tower, clip)), file_metadata())
         texts = {"config.json": config, **_processor(arch)}
         for name, value in texts.items():
-            (part / name).write_text(json.dumps(value, indent=2) + "\n")
-        (part / "merges.txt").write_text(_merges())
-        (part / "README.md").write_text(model_card(out, about, command, "hf"))
+            (part / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        (part / "merges.txt").write_text(_merges(), encoding="utf-8")
+        (part / "README.md").write_text(model_card(out, about, command, "hf"), encoding="utf-8")
     return sorted(out.iterdir())
 
 
