@@ -321,7 +321,7 @@ def test_a_reference_is_measured_by_its_own_function(
         assert row["merging_accuracy"] == percent(sign * z @ TEST.heads[key].T, key[0])
         assert (row["n"], row["collaborators"]) == ((0, "") if model else (1, evaluation.tasks[0]))
         assert (row["granularity"], row["ensembling_accuracy"], row["parameters"]) == ("global", None, SIZE)
-        assert evaluation.job.on_cpu
+        assert not evaluation.job.needs.gpu
 
 
 def test_a_gated_method_is_given_beta_and_measured_at_every_granularity(plan: Any, measure: Any) -> None:
