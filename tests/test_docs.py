@@ -2,7 +2,9 @@
 
 import importlib.util
 import io
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import samples
 import torch
 
+import neulig_ray as nl
 from neulig_ray.merging import METHODS
 from neulig_ray.merging.engine import merge_with
 from neulig_ray.models.archs import ARCHS
@@ -25,7 +28,9 @@ ROOT = Path(__file__).parent.parent
 
 def blocks(file: str, language: str) -> list[str]:
     return re.findall(
-        rf"^```{language}\n(.*?)^```", (ROOT / file).read_text(), flags=re.MULTILINE | re.DOTALL
+        rf"^```{language}\n(.*?)^```",
+        (ROOT / file).read_text(encoding="utf-8"),
+        flags=re.MULTILINE | re.DOTALL,
     )
 
 
@@ -57,7 +62,43 @@ def test_the_tables_of_methods_are_todays(file):
     specification = importlib.util.spec_from_file_location("table", ROOT / "scripts" / "methods_table.py")
     table = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(table)
-    assert table.rendered(file) == (ROOT / file).read_text(), "run `python scripts/methods_table.py`"
+    assert table.rendered(file) == (ROOT / file).read_text(encoding="utf-8"), (
+        "run `python scripts/methods_table.py`"
+    )
+
+
+@pytest.mark.ray
+def test_the_page_for_python_works(smallest_storage, tmp_path, monkeypatch):
+    shutil.copytree(smallest_storage, tmp_path / "neulig-storage")
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for number, text in enumerate(blocks("docs/python.md", "python")):
+        exec(compile(text, f"block {number} of docs/python.md", "exec"), namespace)
+    assert {"merged.safetensors", "gate.safetensors", "smallest.html"} <= {p.name for p in tmp_path.iterdir()}
+    assert namespace["results"].failures == {}
+
+
+def test_the_page_for_python_shows_every_function():
+    text = (ROOT / "docs/python.md").read_text(encoding="utf-8")
+    assert [name for name in nl.__all__ if name[0].islower() and f"nl.{name}(" not in text] == []
+
+
+@pytest.mark.slow
+def test_the_tour_runs(tmp_path):
+    """On a Ray of its own, as a reader's notebook; what is kept of it has the outputs of such a run."""
+    copy = shutil.copy(ROOT / "docs/tour.ipynb", tmp_path)
+    command = [sys.executable, ROOT / "scripts/run_notebook.py", copy, "--write"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    made, kept = (
+        json.loads(Path(file).read_text(encoding="utf-8"))["cells"]
+        for file in (copy, ROOT / "docs/tour.ipynb")
+    )
+    kinds = [[[*output["data"]] for output in cell.get("outputs", ())] for cell in made]
+    assert kinds == [[[*output["data"]] for output in cell.get("outputs", ())] for cell in kept]
+    assert ["image/png"] in kinds[-2]
+    assert (ROOT / "docs/tour.ipynb").stat().st_size < 300_000
 
 
 def test_readme_has_exactly_two_commands_and_ci_runs_these():
@@ -72,7 +113,7 @@ def test_readme_has_exactly_two_commands_and_ci_runs_these():
             check=True,
         )
         assert done.stdout == command
-        assert f"command_of_readme {number}" in (ROOT / ".ci" / "run").read_text()
+        assert f"command_of_readme {number}" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "neulig run quickstart" in commands[0]
     assert "pytest" in commands[1]
 
@@ -109,17 +150,17 @@ def test_a_readme_with_other_numbers_is_told(readme_results, tmp_path, monkeypat
     text = f"Before.\n{readme_results.BEGIN}\n{table}\n{readme_results.END}\nAfter.\n"
     monkeypatch.setattr(readme_results, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["readme_results.py", "--check", storage.uri])
-    readme.write_text(text)
+    readme.write_text(text, encoding="utf-8")
     readme_results.main()
     assert "README's table is that of these results" in capsys.readouterr().out
     digit = table.rindex("0.")
-    readme.write_text(text.replace(table, f"{table[:digit]}9.{table[digit + 2 :]}"))
+    readme.write_text(text.replace(table, f"{table[:digit]}9.{table[digit + 2 :]}"), encoding="utf-8")
     with pytest.raises(SystemExit, match="README's table is not that of these results"):
         readme_results.main()
-    assert "9." in readme.read_text(), "--check writes nothing"
-    assert "readme_results.py --check neulig-storage" in (ROOT / ".ci" / "run").read_text()
+    assert "9." in readme.read_text(encoding="utf-8"), "--check writes nothing"
+    assert "readme_results.py --check neulig-storage" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 def test_the_pages_that_readme_links_to_exist():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "README.md").read_text()):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
         assert (ROOT / target).exists(), target

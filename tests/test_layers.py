@@ -79,6 +79,16 @@ def test_results_know_nothing_but_pandas() -> None:
     )
 
 
+def test_a_run_needs_no_command_line() -> None:
+    below = ("experiment", "storage", "cluster", "stages", "results", "pipeline")
+    assert not breaches(below, ("tyro", *ours("cli", "api")))
+    assert not breaches((*PLAIN, "weights"), ours("cli", "api", "pipeline"))
+
+
+def test_the_front_door_knows_no_command_line() -> None:
+    assert not breaches(("api",), ("tyro", "argparse", *ours("cli")))
+
+
 def test_tracking_and_report_know_the_table_but_no_model() -> None:
     models = ours(*PLAIN, "stages", "pipeline", "cli")
     assert not breaches(("tracking", "report"), ("torch", "ray", "open_clip", *models))

@@ -1,31 +1,23 @@
 """The options that all pipeline commands share, and their flags."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any
 
 import tyro
 
-from neulig_ray.errors import InputError, unknown
+from neulig_ray.errors import unknown
 from neulig_ray.experiment.config import Experiment, check_values
+from neulig_ray.pipeline.options import RunOptions
 from neulig_ray.plugins import load_plugins, read_plugins
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(RunOptions):
     """Where to run and what to print."""
 
-    storage: str = "./neulig-storage"
-    """Local path, s3:// or gs://: what Ray's storage_path accepts."""
-    address: str | None = None
-    """Ray head as HOST:PORT, or `auto`; None: a cluster of this machine alone."""
-    tracking_uri: str | None = None
-    """MLflow server; None: a sqlite database inside a local storage."""
     dry_run: bool = False
     """Print the plan and end."""
-    quiet: bool = False
-    """Print nothing but the table."""
     json: bool = False
     """Print the results rows as JSON instead of the table."""
 
@@ -55,18 +47,8 @@ def parse(
         wrong = next((word for word in rest if word.startswith("-")), rest[0])
         known = [f"--{name}" for name in (*_names(experiment), *_names(flags.options))]
         raise unknown(f"argument of `{prog}`", wrong, known, f"`{prog} --help` describes them.")
-    options = flags.options
-    if (
-        "://" in options.storage
-        and not options.storage.startswith("file://")
-        and options.tracking_uri is None
-    ):
-        unread = "; MLFLOW_TRACKING_URI is not read" if os.environ.get("MLFLOW_TRACKING_URI") else ""
-        raise InputError(
-            f"--storage {options.storage!r} is not local, so that MLflow's sqlite database cannot "
-            f"lie in it: give --tracking-uri http://HOST:PORT (an MLflow server{unread})"
-        )
-    return flags.experiment, options
+    flags.options.check()
+    return flags.experiment, flags.options
 
 
 def _names(values: Any) -> Iterator[str]:

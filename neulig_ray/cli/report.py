@@ -6,8 +6,7 @@ from pathlib import Path
 
 from neulig_ray.cli.experiments import choose, described, load_file
 from neulig_ray.cli.options import check, parse
-from neulig_ray.errors import InputError
-from neulig_ray.outputs import check_output, write_output
+from neulig_ray.outputs import check_output
 from neulig_ray.storage.layout import Top
 
 
@@ -24,16 +23,23 @@ def main(command: str, arguments: Sequence[str]) -> int:
         about = described(file.about, file.variants)
         experiment, options = parse(experiment, flags, prog=f"neulig {command} {names[0]}", description=about)
         check(experiment)
+        from rich.console import Console
+
+        from neulig_ray.cli.run.plan_table import print_stages
         from neulig_ray.pipeline.run import Session
 
         with Session(experiment, options) as session:
             if options.dry_run:
-                session.print_plan()
+                from neulig_ray.cli.run.dry_run import print_plan
+
+                print_plan(session)
                 return 0
-            session.run("evaluate")
-            session.results()
-            session.write_report(out)
-            return session.status()
+            results = session.run("evaluate", None if options.quiet else print_stages)
+            assert results is not None
+            place = results.report(out)
+            if out is None and not options.quiet:
+                Console(stderr=True).print(f"report       {place}", highlight=False, soft_wrap=True)
+            return 0 if session.complete else 1
     return _several(names, flags, out)
 
 
@@ -47,26 +53,13 @@ def _several(names: Sequence[str], flags: Sequence[str], out: Path | None) -> in
 
     from rich.console import Console
 
-    from neulig_ray.pipeline.results import read_results
-    from neulig_ray.report.html import render
+    from neulig_ray.pipeline.outcome import Results, write_report
     from neulig_ray.storage.storage import Storage
 
-    frames, provenance, uri = {}, {}, ""
-    for name, (experiment, options) in found.items():
-        uri = options.storage
-        try:
-            frames[experiment.name], provenance[experiment.name] = read_results(Storage(uri), experiment.name)
-        except FileNotFoundError:
-            raise InputError(
-                f"{experiment.name} has no results in {uri}: `neulig run {name}` makes them"
-            ) from None
-    page = render(frames, provenance)
+    results = [Results.read(Storage(options.storage), e.name) for e, options in found.values()]
+    place = write_report(results, out, Top.REPORT)
     if out is None:
-        storage = Storage(uri)
-        storage.write(Top.REPORT, page.encode("utf-8", "replace"))
-        Console(stderr=True).print(f"report {storage.full(Top.REPORT)}", soft_wrap=True)
-    else:
-        write_output(out, page.encode("utf-8", "replace"))
+        Console(stderr=True).print(f"report {place}", soft_wrap=True)
     return 0
 
 

@@ -10,12 +10,11 @@ from typing import Any, Final, Protocol, TypeVar
 
 from neulig_ray.cluster.cost import Cost, Sizes
 from neulig_ray.cluster.progress import StageProgress
-from neulig_ray.cluster.run_context import RunContext
+from neulig_ray.cluster.run_context import Failures, RunContext
 from neulig_ray.redaction import redacted
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Files, Storage
 
-Failures = dict[str, str]  # fingerprint -> what went wrong
 JobOutput = tuple[Files, Mapping[str, Any]]  # the files of an artifact, and what its manifest says of them
 
 

@@ -6,12 +6,17 @@ from neulig_ray.cluster.progress import Reporter
 from neulig_ray.cluster.session import Cluster
 from neulig_ray.storage.storage import Storage
 
+Failures = dict[str, str]  # fingerprint of an artifact that could not be made -> why
 
-@dataclass
+
+@dataclass(frozen=True)
 class RunContext:
-    """`failures`: fingerprint of an artifact -> why it could not be made; stages add to it."""
+    """Where artifacts lie, where they are made, whom progress is told, and what could not be made.
+
+    Stages add to `failures`; whatever needs an artifact that stands there fails for the same reason.
+    """
 
     storage: Storage
     cluster: Cluster
     reporter: Reporter
-    failures: dict[str, str] = field(default_factory=dict)
+    failures: Failures = field(default_factory=dict)

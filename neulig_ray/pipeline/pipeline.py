@@ -1,6 +1,7 @@
 """Runs the stages of a plan in their order; what is finished is kept, whatever happens."""
 
-from typing import cast
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 from neulig_ray.cluster.jobs import Job, Resources, run_jobs, told
 from neulig_ray.cluster.run_context import RunContext
@@ -12,12 +13,33 @@ from neulig_ray.pipeline.plan import Plan
 from neulig_ray.pipeline.stages import STAGES, Stage, up_to
 
 
+class StageCount(NamedTuple):
+    """How many artifacts a stage has, and how many of them are stored."""
+
+    stage: Stage
+    planned: int
+    stored: int
+
+    @property
+    def missing(self) -> int:
+        return self.planned - self.stored
+
+
 class Pipeline:
     """The stages of a plan. What failed, and why, stands in `context.failures`."""
 
     def __init__(self, plan: Plan, context: RunContext) -> None:
         self.plan = plan
         self.context = context
+
+    def count(self, stages: Sequence[Stage] = STAGES) -> list[StageCount]:
+        """How far stages have come, of those that make anything; asks the storage for every artifact."""
+        counted = []
+        for stage in stages:
+            if jobs := stage.jobs(self.plan):
+                stored = sum(self.context.storage.exists(job.artifact) for job in jobs)
+                counted.append(StageCount(stage, len(jobs), stored))
+        return counted
 
     def run(self, command: str) -> None:
         """Run up to and with the stage that a command ends with; failed pieces do not stop their siblings.

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from neulig_ray.cluster.jobs import Failures
+from neulig_ray.cluster.run_context import Failures
 from neulig_ray.experiment.combinations import Group, origin_of
 from neulig_ray.pipeline.plan import Plan
 from neulig_ray.results.schema import failed

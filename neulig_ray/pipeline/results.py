@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from neulig_ray.cluster.jobs import Failures
+from neulig_ray.cluster.run_context import Failures
 from neulig_ray.pipeline.capabilities import declared
 from neulig_ray.pipeline.plan import Plan
 from neulig_ray.pipeline.weak_experts import weak_experts

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from neulig_ray.cluster.jobs import Failures
+from neulig_ray.cluster.run_context import Failures
 from neulig_ray.evaluation.rows import Row
 from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.experiment.combinations import Group, origin_of

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neulig_ray.cluster.cost import Cost, Sizes
-from neulig_ray.cluster.jobs import Failures, Resources
-from neulig_ray.cluster.run_context import RunContext
+from neulig_ray.cluster.jobs import Resources
+from neulig_ray.cluster.run_context import Failures, RunContext
 from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.experiment.combinations import Group
 from neulig_ray.experiment.config import Experiment

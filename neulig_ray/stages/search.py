@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from neulig_ray.cluster.cost import Cost, Sizes
-from neulig_ray.cluster.jobs import Failures, JobOutput, Resources, ensure, runnable, threads, told
+from neulig_ray.cluster.jobs import JobOutput, Resources, ensure, runnable, threads, told
 from neulig_ray.cluster.progress import StageProgress
-from neulig_ray.cluster.run_context import RunContext
+from neulig_ray.cluster.run_context import Failures, RunContext
 from neulig_ray.errors import TrainingDiverged
 from neulig_ray.evaluation.ligand_rows import task_accuracies
 from neulig_ray.experiment.catalog import ArchModels

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from neulig_ray.errors import InputError
-from neulig_ray.weights.tensor_file import Spec, TensorFile
+from neulig_ray.weights.tensor_file import Spec, TensorFile, check_range
 
 State = Mapping[str, torch.Tensor]
 
@@ -91,14 +91,16 @@ class Under:
 
 
 class StateSink:
-    """Collects the merged tensors as a state dict."""
+    """Collects the merged tensors as a state dict. Raises StageError for what float16 cannot hold."""
 
     def __init__(self, specs: Mapping[str, Spec]) -> None:
         self.state = {name: torch.empty(spec.shape, dtype=spec.dtype) for name, spec in specs.items()}
 
     def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> None:
         flat = tensor.detach().reshape(-1)
-        self.state[name].view(-1)[start : start + flat.numel()] = flat
+        target = self.state[name].view(-1)[start : start + flat.numel()]
+        target.copy_(flat)
+        check_range(flat, target, name, "the merged state")
 
 
 def as_source(model: "Source | State | nn.Module | Path | str", label: str = "a model") -> Source:
@@ -111,8 +113,7 @@ def as_source(model: "Source | State | nn.Module | Path | str", label: str = "a 
     if isinstance(model, nn.Module):
         model = model.state_dict()
     if isinstance(model, Mapping):
-        for name, tensor in model.items():
-            _check_tensor(label, name, tensor)
+        check_tensors(model, label)
         return StateSource(model)
     if not all(hasattr(model, name) for name in ("specs", "read", "read_into")):
         raise InputError(
@@ -120,6 +121,12 @@ def as_source(model: "Source | State | nn.Module | Path | str", label: str = "a 
             "torch module, or the path of a safetensors file"
         )
     return model
+
+
+def check_tensors(state: Mapping[str, torch.Tensor], label: str) -> None:
+    """Raises InputError, naming `label`, for entries that are no tensor of numbers."""
+    for name, tensor in state.items():
+        _check_tensor(label, name, tensor)
 
 
 def _check_tensor(label: str, name: object, tensor: object) -> None:

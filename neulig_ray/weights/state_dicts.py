@@ -26,14 +26,14 @@ _TEXTS: Final = ("kind", "arch", "activation", "method", "origin_fingerprint", "
 class Checkpoint:
     """A model that is open. `about`: what its header says under "neulig", which may be nothing.
 
-    `files`: those that it is read from; one is `path` itself, or they lie in that folder. `notes`: what
-    people are told of it, such as what was left out.
+    `path`: None where it lies in memory. `files`: those that it is read from; one is `path` itself, or they
+    lie in that folder. `notes`: what people are told of it, such as what was left out.
     """
 
-    path: Path
+    path: Path | None
     source: Source
     about: Mapping[str, Any]
-    files: tuple[Path, ...]
+    files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
 

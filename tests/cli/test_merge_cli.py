@@ -13,7 +13,7 @@ from merge_cli_helpers import Run, about, assert_equal, left_behind, states
 from safetensors.torch import load_file, save_file
 from small_models import SmallTower
 
-from neulig_ray.cli.ls.methods import rows
+from neulig_ray.api.listings import method_rows
 from neulig_ray.merging import METHODS
 from neulig_ray.merging.engine import merge_with
 
@@ -262,7 +262,7 @@ def test_ls_methods_fits_the_terminal(neulig: Run, monkeypatch: pytest.MonkeyPat
     status, said, _ = neulig("ls", "methods")
     assert status == 0
     assert max(map(len, said.splitlines())) <= width
-    for row in rows():
+    for row in method_rows():
         assert any(line.startswith(row["method"]) for line in said.splitlines())
         for option in row["options"]:
             assert f"{option}=" in said

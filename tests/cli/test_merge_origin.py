@@ -9,7 +9,7 @@ from foreign import ARCH, moved
 from merge_cli_helpers import Run, about
 from safetensors.torch import load_file
 
-from neulig_ray.cli.merge.origin import carried_origin
+from neulig_ray.api.merge_origin import carried_origin
 from neulig_ray.models.origin_files import load_origin, shipped
 from neulig_ray.models.tower_files import describe, tower_bytes
 

@@ -95,10 +95,10 @@ def test_the_plan_tells_jobs_resources_and_order(tmp_path: object) -> None:
     settings = ClusterSettings(cpus_per_worker=4, gpus_per_worker=0.5, cpus_per_trial=0.5)
     experiment = dataclasses.replace(experiment, cluster=settings)
     reporter = Reporter(Console(file=io.StringIO(), width=200))
-    pipeline = Pipeline(
-        make_plan(experiment), RunContext(Storage(str(tmp_path)), Cluster(None, ()), reporter)
-    )
-    table, missing = plan_table(pipeline)
+    context = RunContext(Storage(str(tmp_path)), Cluster(None, ()), reporter)
+    pipeline = Pipeline(make_plan(experiment), context)
+    counts = pipeline.count()
+    table = plan_table(pipeline, counts)
     reporter.console.print(table)
     lines = {
         line.split()[0]: " ".join(line.split()) for line in printed(reporter).splitlines() if line.split()
@@ -106,9 +106,10 @@ def test_the_plan_tells_jobs_resources_and_order(tmp_path: object) -> None:
     assert lines["experts"] == "experts 2 0 2 4 CPUs, 0.5 GPU longest first"
     assert lines["search"] == "search 6 0 6 0.5 CPU by setting"
     assert lines["tasks"] == "tasks 2 0 2 4 CPUs as listed"
-    assert missing == sum(len(found) for found in pipeline.plan.artifacts().values())
-    table, missing = plan_table(pipeline, up_to("finetune"))
-    assert table.row_count == 4
+    assert sum(stage.missing for stage in counts) == sum(
+        len(found) for found in pipeline.plan.artifacts().values()
+    )
+    assert plan_table(pipeline, pipeline.count(up_to("finetune"))).row_count == 4
 
 
 @pytest.mark.parametrize(

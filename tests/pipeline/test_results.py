@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from neulig_ray.cli.doctor import probe
-from neulig_ray.cluster.jobs import Failures
+from neulig_ray.cluster.run_context import Failures
 from neulig_ray.experiment.config import Experiment, Search
 from neulig_ray.pipeline.plan import Plan, make_plan
 from neulig_ray.pipeline.results import read_results, write_results

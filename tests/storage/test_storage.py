@@ -15,7 +15,8 @@ import pytest
 from call_jobs import CallJob
 
 from neulig_ray.cli import main
-from neulig_ray.cluster.jobs import Failures, Job, ensure
+from neulig_ray.cluster.jobs import Job, ensure
+from neulig_ray.cluster.run_context import Failures
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.storage.artifact import Artifact, canonical_json, fingerprint
 from neulig_ray.storage.inventory import damaged, inventory

@@ -162,9 +162,8 @@ def test_data_that_cannot_be_had_stops_a_run_before_it_starts(
     plan = make_plan(dataclasses.replace(TOY, tasks=("digits", "cifar10")))
     cluster = Cluster(None, ())
     monkeypatch.setattr(cluster, "start", lambda: pytest.fail("the cluster was started"))
-    pipeline = Pipeline(
-        plan, RunContext(Storage(str(tmp_path / "storage")), cluster, Reporter(Console(), quiet=True))
-    )
+    reporter = Reporter(Console(), quiet=True)
+    pipeline = Pipeline(plan, RunContext(Storage(str(tmp_path / "storage")), cluster, reporter))
     with pytest.raises(InputError, match=r"cifar10.*By hand: place cifar-10-batches-py/"):
         pipeline.run("evaluate")
     assert not (tmp_path / "storage/artifacts").exists()

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from neulig_ray.cli.experiments import known, load
@@ -13,14 +13,14 @@ from neulig_ray.plugins import load_plugins, read_plugins
 
 def main(command: str, arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"neulig {command}", description=__doc__)
-    parser.add_argument("what", choices=sorted(_LISTINGS))
+    parser.add_argument("what", choices=("archs", "experiments", "methods", "tasks"))
     parser.add_argument(
         "--plugins", nargs="*", default=[], metavar="PATH", help="files that add to the lists"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(arguments)
     load_plugins(read_plugins(given.plugins))
-    rows = _LISTINGS[given.what]()
+    rows = _experiments() if given.what == "experiments" else _rows(given.what)
     if given.json:
         json.dump(rows, sys.stdout, indent=1)
         print()
@@ -43,45 +43,10 @@ def main(command: str, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _tasks() -> list[dict[str, Any]]:
-    from neulig_ray.tasks import TASKS
+def _rows(what: str) -> list[dict[str, Any]]:
+    from neulig_ray.api.listings import LISTINGS
 
-    return [
-        {
-            "task": task.name,
-            "classes": len(task.class_names),
-            "prompts": len(task.templates),
-            "train": task.files.num_images.get("train") if task.files else "drawn",
-            "test": task.files.num_images.get("test") if task.files else "drawn",
-            "paper": "yes" if "paper" in task.protocols else "",
-            "stream": "yes" if task.pretraining else "",
-            "source": task.source,
-        }
-        for task in TASKS.values()
-    ]
-
-
-def _archs() -> list[dict[str, Any]]:
-    from neulig_ray.models.archs import ARCHS
-    from neulig_ray.models.origin_source import shipped
-
-    return [
-        {
-            "arch": arch.name,
-            "activation": arch.activation,
-            "dimension": arch.config["embed_dim"],
-            "shipped origins": ", ".join(f"seed-{k}" for k in range(10) if shipped(arch.name, f"seed-{k}"))
-            or "none",
-            "description": arch.description,
-        }
-        for arch in ARCHS.values()
-    ]
-
-
-def _methods() -> list[dict[str, Any]]:
-    from neulig_ray.cli.ls.methods import rows
-
-    return rows()
+    return LISTINGS[what]()
 
 
 def _experiments() -> list[dict[str, Any]]:
@@ -101,11 +66,3 @@ def _experiments() -> list[dict[str, Any]]:
             "about": text.strip().splitlines()[0] if text.strip() else "",
         }
     return rows
-
-
-_LISTINGS: dict[str, Callable[[], list[dict[str, Any]]]] = {
-    "tasks": _tasks,
-    "archs": _archs,
-    "methods": _methods,
-    "experiments": _experiments,
-}

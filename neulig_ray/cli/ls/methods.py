@@ -1,44 +1,10 @@
-"""`neulig ls methods`: every method with what it needs, its options and its paper."""
+"""How `neulig ls methods` shows them."""
 
 from typing import Any
 
 from neulig_ray.cli.merge.flags import spelled
 
 _MOST_SHOWN = 6  # values of a grid; of longer ones the first two and the last
-
-
-def rows() -> list[dict[str, Any]]:
-    """One row for each method, as JSON values.
-
-    `symmetric`: whether the order of the experts does not matter. `counterpart`: whether predictions can be
-    combined as the method combines parameters, so that its rows have both accuracies. An option's `grid`:
-    the values among which experiments choose on val.
-    """
-    from neulig_ray.merging import METHODS
-    from neulig_ray.merging._options import type_name
-
-    return [
-        {
-            "method": method.name,
-            "kind": method.kind,
-            "needs": list(method.needs),
-            "options": {
-                option.name: {
-                    "type": type_name(option.type),
-                    "default": None if option.required else option.default,
-                    "required": option.required,
-                    "grid": list(option.grid),
-                    "about": option.about.text,
-                }
-                for option in method.schema.values()
-            },
-            "symmetric": method.symmetric,
-            "counterpart": method.has_ensemble_equivalent,
-            "paper": method.paper,
-            "summary": method.summary,
-        }
-        for method in METHODS.values()
-    ]
 
 
 def show(found: list[dict[str, Any]]) -> None:

@@ -1,10 +1,10 @@
 """`neulig merge`: one method over any state dicts, stand-alone."""
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neulig_ray.cli.merge.flags import general_parser, parse, plugins_of, spelled
@@ -16,12 +16,11 @@ from neulig_ray.plugins import load_plugins, read_plugins
 if TYPE_CHECKING:
     import torch
 
-    from neulig_ray.cli.merge.inputs import Inputs
+    from neulig_ray.api.merge_inputs import Inputs
+    from neulig_ray.api.merge_output import Output
     from neulig_ray.merging import Method
     from neulig_ray.merging.declare.per_tensor import PerTensorMethod
     from neulig_ray.merging.engine import Merge
-
-_MOST_THREADS = 8
 
 
 @cleans_up
@@ -42,95 +41,55 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
         return write_dense(method, given)
     method.resolve(options)
-    merging = _of_files(method)
-    _check_flags(merging, given)
-    return _merge(merging, given, options)
+    from neulig_ray.api.merging import check_given, of_weights
 
-
-def _in_experiment(method: "Method") -> str:
-    return f'run it in an experiment, methods=("{method.name}",), with `neulig run`'
-
-
-def _of_files(method: "Method") -> "PerTensorMethod":
-    """The method; raises InputError for one that does not merge files of weights."""
-    from neulig_ray.merging.declare.method import MergingMethod
-    from neulig_ray.merging.declare.per_tensor import PerTensorMethod
-
-    if isinstance(method, PerTensorMethod):
-        return method
-    if not isinstance(method, MergingMethod):
-        raise InputError(
-            f"{method.name} is of kind {method.kind}: it combines predictions, and there is no "
-            f"merged file; {_in_experiment(method)}"
-        )
-    raise InputError(
-        f"{method.name} needs {', '.join(method.needs)} and not only files of weights: "
-        f"{_in_experiment(method)}"
+    merging = of_weights(method)
+    check_given(
+        merging,
+        base=given.base is not None,
+        statistics=bool(given.statistics),
+        buffers=given.buffers,
+        task=given.task,
     )
-
-
-def _check_flags(method: "PerTensorMethod", given: argparse.Namespace) -> None:
-    """Raises InputError for what can be told before any file is opened."""
-    if method.needs_statistics and not given.statistics:
-        raise InputError(
-            f"{method.name} needs what is measured on each expert over its {', '.join(method.needs)}: "
-            f"{_in_experiment(method)}, or give the files that an experiment measured: "
-            "--statistics S1 S2 ... (safetensors, or stored ones such as statistics:LABEL), "
-            "one for each expert"
-        )
-    if given.statistics and not method.needs_statistics:
-        raise InputError(f"{method.name} measures nothing: leave out --statistics")
-    if given.buffers == "re-estimate":
-        raise InputError(
-            "--buffers re-estimate needs images, and not only files of weights: experiments do it "
-            f'(`neulig run`, methods=("{method.name}",)). Here: --buffers average, or base'
-        )
-    if given.base is None and (method.needs_base or given.buffers == "base"):
-        asking = method.name if method.needs_base else "--buffers base"
-        raise InputError(f"{asking} needs the origin that the experts were fine-tuned from: give --base B")
-    if given.task is not None and not method.masked:
-        raise InputError(
-            f"--task belongs to methods that keep a mask for each task; {method.name} keeps none"
-        )
     if given.out is None:
         raise InputError("--out F is missing: the safetensors file to write")
+    return _merge(merging, given, options)
 
 
 def _merge(method: "PerTensorMethod", given: argparse.Namespace, options: Mapping[str, Any]) -> int:
     import torch
 
-    from neulig_ray.cli.merge.inputs import opened
-    from neulig_ray.cli.merge.output import Output, check_target
+    from neulig_ray.api.merge_inputs import opened
+    from neulig_ray.api.merge_output import Output, check_target
+    from neulig_ray.api.merging import prepare, uses_base
     from neulig_ray.cli.merge.progress import MergeProgress
-    from neulig_ray.merging.engine import Merge
-    from neulig_ray.merging.models import Models
 
     files = (given.experts or (), given.base, given.statistics or (), given.storage, given.weights_key)
     with opened(*files) as inputs:
         target = check_target(given.out, inputs.paths)
-        uses_base = method.needs_base or "base" in method.accepts or given.buffers == "base"
-        read = [*inputs.sources.values(), *([inputs.base_source] if uses_base and inputs.base_source else [])]
+        with_base = uses_base(method, given.buffers)
+        read = [*inputs.sources.values(), *([inputs.base_source] if with_base and inputs.base_source else [])]
         each = sum(spec.dtype.itemsize for source in read for spec in [next(iter(source.specs.values()))])
         with MergeProgress(each, quiet=given.quiet) as progress:
-            models = Models(
-                inputs.sources,
-                inputs.base_source if uses_base else None,
-                statistics=[found.checkpoint.source for found in inputs.statistics],
-                threads=given.threads or min(_processors(), _MOST_THREADS),
+            merge = prepare(
+                method,
+                inputs,
+                options,
+                buffers=given.buffers,
+                task=given.task,
+                threads=given.threads,
                 progress=progress,
             )
-            task = None if given.task is None else _index(given.task, inputs.labels)
-            merge = Merge.of(method, models, options, given.buffers, task)
             dtype = getattr(torch, given.dtype) if given.dtype else None
-            output = Output.of(merge, inputs, target, dtype)
+            output = Output.of(merge, inputs, dtype)
             if not given.quiet:
-                _tell(inputs, method, options, output.whole, uses_base, dtype)
+                _tell(inputs, method, options, output.whole, with_base, dtype)
             if given.dry_run:
-                _plan(merge, inputs, output)
+                _plan(merge, inputs, output, target)
                 return 0
             started = time.perf_counter()
             try:
-                output.write()
+                output.write(target)
             except StageError as error:
                 print(f"failed: {error}\nNothing was written.", file=sys.stderr)
                 return 1
@@ -141,34 +100,18 @@ def _merge(method: "PerTensorMethod", given: argparse.Namespace, options: Mappin
         if not given.quiet:
             written = target.stat().st_size
             rate = (progress.bytes_read + written) / seconds
-            if constants := sorted(models.constants):
+            if constants := sorted(merge.models.constants):
                 print(
                     f"note: {len(constants)} tensors with infinite numbers or NaN are the same in all models "
                     f"(the first: {constants[0]}): copied",
                     file=sys.stderr,
                 )
             print(
-                f"{given.out}: {output.what}, {size(written)}, {method.name} of {models.n} in "
+                f"{given.out}: {output.what}, {size(written)}, {method.name} of {merge.models.n} in "
                 f"{seconds:.1f} s ({size(progress.bytes_read)} read in {progress.passes} "
                 f"pass{'' if progress.passes == 1 else 'es'}, {size(rate)}/s)"
             )
     return 0
-
-
-def _processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _index(task: str, labels: Sequence[str]) -> int:
-    """The expert that --task names by its label or its place, from 0 on."""
-    from neulig_ray.errors import unknown
-
-    if task in labels:
-        return labels.index(task)
-    if task.isdigit() and int(task) < len(labels):
-        return int(task)
-    raise unknown("task", task, labels, f"Or its place among the experts, 0 to {len(labels) - 1}.")
 
 
 def _tell(
@@ -194,7 +137,7 @@ def _tell(
         print(f"note: {note}", file=sys.stderr)
 
 
-def _plan(merge: "Merge", inputs: "Inputs", output: Any) -> None:
+def _plan(merge: "Merge", inputs: "Inputs", output: "Output", target: Path) -> None:
     options = " ".join(f"--{name.replace('_', '-')} {spelled(v)}" for name, v in merge.options.items())
     print(f"method    {merge.method.name} {options}".rstrip())
     for expert in inputs.experts:
@@ -203,5 +146,5 @@ def _plan(merge: "Merge", inputs: "Inputs", output: Any) -> None:
         print(f"base      {inputs.base.path}")
     print(f"buffers   {merge.buffers}")
     print(f"threads   {merge.models.threads}")
-    print(f"output    {output.target}: {output.what}, {len(output.specs)} tensors, {size(output.bytes)}")
+    print(f"output    {target}: {output.what}, {len(output.specs)} tensors, {size(output.bytes)}")
     print("nothing was written (--dry-run)")

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from neulig_ray.cli.merge.output import check_target
+from neulig_ray.api.merge_output import check_target
 from neulig_ray.cli.units import size
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.merging import Method

@@ -57,6 +57,7 @@ def run_command(
     about = described(about, variants or {})
     experiment, options = parse(experiment, arguments, prog=prog, description=about)
     check(experiment)
+    from neulig_ray.cli.run.plan_table import print_stages
     from neulig_ray.pipeline.run import Session
 
     with (
@@ -64,16 +65,14 @@ def run_command(
         Session(experiment, options) as session,
     ):
         if options.dry_run:
-            session.print_plan()
+            from neulig_ray.cli.run.dry_run import print_plan
+
+            print_plan(session)
             return 0
-        session.run(command)
-        if command in ("run", "evaluate"):
-            table = session.results()
-            if command == "run":
-                session.record()
-                session.write_report()
-            _print(table, options)
-        return session.status()
+        results = session.run(command, None if options.quiet else print_stages)
+        if results is not None:
+            _print(results.rows, options)
+        return 0 if session.complete else 1
 
 
 def _print(table: "pd.DataFrame", options: Options) -> None:

@@ -1,14 +1,17 @@
-"""What `--dry-run` tells of a run's cost: hours, bytes to download and to store, and what is missing."""
+"""What `--dry-run` tells: stages, hours, bytes to download and to store, and what is missing."""
 
 from rich.console import Console
 from rich.table import Table
 
+from neulig_ray.cli.run.plan_table import plan_table
 from neulig_ray.cli.units import size
 from neulig_ray.cluster.cost import Cost
 from neulig_ray.pipeline.costs import CPU_FLOPS, StageCost, estimate
 from neulig_ray.pipeline.missing_inputs import Absent, absent, at_hand
 from neulig_ray.pipeline.plan import Plan
+from neulig_ray.pipeline.run import Session
 from neulig_ray.pipeline.stages import GPU_FLOAT32_FLOPS, GPU_FLOPS
+from neulig_ray.redaction import redacted
 from neulig_ray.storage.storage import Storage
 
 _ASSUMED = (
@@ -18,6 +21,16 @@ _ASSUMED = (
     f"{CPU_FLOPS / 1e9:.0f} GFLOP/s of a CPU core, all sustained, and count the image towers' work alone: "
     "scale them by what benchmarks/finetune.py prints on your machine."
 )
+
+
+def print_plan(session: Session) -> None:
+    """What a run would do: stages, jobs, what the storage has of them, what each takes of the cluster."""
+    console = Console()
+    console.print(plan_table(session.pipeline, session.pipeline.count()))
+    for group in session.plan.groups:
+        console.print(f"{group.arch} {group.origin} n={group.n}: {len(group.combinations)} combinations")
+    print_costs(console, session.plan, session.storage)
+    console.print(f"storage {session.storage.shown}, MLflow {redacted(session.tracking_uri)}", soft_wrap=True)
 
 
 def print_costs(console: Console, plan: Plan, storage: Storage) -> None:

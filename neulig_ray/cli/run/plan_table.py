@@ -4,26 +4,26 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from neulig_ray.pipeline.pipeline import Pipeline
-from neulig_ray.pipeline.stages import STAGES, Stage
+from neulig_ray.pipeline.pipeline import Pipeline, StageCount
+from neulig_ray.pipeline.stages import Stage
 
 
-def plan_table(pipeline: Pipeline, stages: Sequence[Stage] = STAGES) -> tuple[Table, int]:
-    """The table of some stages, and how many artifacts are missing."""
+def plan_table(pipeline: Pipeline, counts: Sequence[StageCount]) -> Table:
+    """A line for each of the stages."""
     table = Table(box=None, pad_edge=False, header_style="bold", title=pipeline.plan.experiment.name)
     for column in ("stage", "artifacts", "in the storage", "to do", "each takes", "order"):
-        numbers = column in ("artifacts", "in the storage", "to do")
-        table.add_column(column, justify="right" if numbers else "left")
-    missing = 0
-    for stage in stages:
-        jobs = stage.jobs(pipeline.plan)
-        if not jobs:
-            continue
-        have = sum(pipeline.context.storage.exists(job.artifact) for job in jobs)
-        missing += len(jobs) - have
+        right = column in ("artifacts", "in the storage", "to do")
+        table.add_column(column, justify="right" if right else "left")
+    for counted in counts:
+        stage, numbers = counted.stage, (counted.planned, counted.stored, counted.missing)
         takes = "" if stage.order == "in the driver" else _takes(pipeline, stage)
-        table.add_row(stage.name, str(len(jobs)), str(have), str(len(jobs) - have), takes, stage.order)
-    return table, missing
+        table.add_row(stage.name, *map(str, numbers), takes, stage.order)
+    return table
+
+
+def print_stages(pipeline: Pipeline, counts: Sequence[StageCount]) -> None:
+    """Where progress goes: standard output is the results table's."""
+    pipeline.context.reporter.console.print(plan_table(pipeline, counts))
 
 
 def _takes(pipeline: Pipeline, stage: Stage) -> str:

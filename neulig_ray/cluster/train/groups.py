@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
-from neulig_ray.cluster.jobs import Failures, Resources, told
+from neulig_ray.cluster.jobs import Resources, told
 from neulig_ray.cluster.placement_groups import release_orphans
 from neulig_ray.cluster.progress import StageProgress
+from neulig_ray.cluster.run_context import Failures
 from neulig_ray.cluster.train.job import TrainJob
 from neulig_ray.cluster.train.queue import TrainQueue
 from neulig_ray.cluster.train.worker import GroupTask, work

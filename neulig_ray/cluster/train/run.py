@@ -9,9 +9,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from neulig_ray.cluster.cost import Sizes
-from neulig_ray.cluster.jobs import Failures, Resources, ensure, runnable, told
+from neulig_ray.cluster.jobs import Resources, ensure, runnable, told
 from neulig_ray.cluster.progress import StageProgress
-from neulig_ray.cluster.run_context import RunContext
+from neulig_ray.cluster.run_context import Failures, RunContext
 from neulig_ray.cluster.train.groups import Groups
 from neulig_ray.cluster.train.job import TrainJob
 from neulig_ray.cluster.train.worker import NOTE

@@ -1,4 +1,4 @@
-"""The file of `neulig merge`: where it may lie, what it holds, what it says of itself."""
+"""What a merge makes: what it holds, what its file says of itself, and where that may lie."""
 
 import os
 from collections.abc import Mapping
@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from neulig_ray import __version__
-from neulig_ray.cli.merge.inputs import Inputs, shortened
-from neulig_ray.cli.merge.origin import carried_origin
+from neulig_ray.api.merge_inputs import Inputs, shortened
+from neulig_ray.api.merge_origin import carried_origin
 from neulig_ray.errors import InputError
 from neulig_ray.merging.engine import Merge
 from neulig_ray.weights.fitting import VISUAL
+from neulig_ray.weights.sources import Sink, StateSink
 from neulig_ray.weights.state_dicts import copy_tensors
 from neulig_ray.weights.tensor_file import Spec, TensorWriter, file_metadata
 
@@ -46,26 +47,25 @@ def check_target(out: str, inputs: Mapping[str, Path]) -> Path:
 class _InTower:
     """A sink for the visual tower inside a whole CLIP."""
 
-    def __init__(self, writer: TensorWriter) -> None:
-        self._writer = writer
+    def __init__(self, whole: Sink) -> None:
+        self._whole = whole
 
     def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> None:
-        self._writer.write(VISUAL + name, tensor, start)
+        self._whole.write(VISUAL + name, tensor, start)
 
 
 @dataclass(frozen=True)
 class Output:
-    """The merged file. `whole`: the base's CLIP with the merged visual tower in it, an origin again."""
+    """The merged model. `whole`: the base's CLIP with the merged visual tower in it, an origin again."""
 
     merge: Merge
     inputs: Inputs
-    target: Path
     specs: Mapping[str, Spec]
     about: Mapping[str, Any]
     whole: bool
 
     @classmethod
-    def of(cls, merge: Merge, inputs: Inputs, target: Path, dtype: torch.dtype | None) -> "Output":
+    def of(cls, merge: Merge, inputs: Inputs, dtype: torch.dtype | None) -> "Output":
         clip = inputs.base_source
         whole = merge.method.name == FUSE and inputs.of_clip
         specs = merge.specs(dtype)
@@ -75,7 +75,7 @@ class Output:
                 for name, s in clip.specs.items()
             }
             specs = rest | {VISUAL + name: spec for name, spec in specs.items()}
-        return cls(merge, inputs, target, specs, _about(merge, inputs, whole), whole)
+        return cls(merge, inputs, specs, _about(merge, inputs, whole), whole)
 
     @property
     def bytes(self) -> int:
@@ -93,14 +93,23 @@ class Output:
         arch = f" of {self.about['arch']}" if "arch" in self.about else ""
         return names[self.about["kind"]] + arch
 
-    def write(self) -> None:
-        """Merge into the file. Raises StageError where it cannot be finished; then nothing is left of it."""
-        with TensorWriter(self.target, self.specs, file_metadata(self.about)) as writer:
-            self.merge.run(_InTower(writer) if self.whole else writer)
-            clip = self.inputs.base_source
-            if self.whole and clip is not None:
-                rest = [name for name in clip.specs if not name.startswith(VISUAL)]
-                copy_tensors(clip, rest, writer)
+    def write(self, target: Path) -> None:
+        """Merge into a file. Raises StageError where it cannot be finished; then nothing is left of it."""
+        with TensorWriter(target, self.specs, file_metadata(self.about)) as writer:
+            self._fill(writer)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Merge in memory. Raises StageError for NaN in the result, and for what float16 cannot hold."""
+        sink = StateSink(self.specs)
+        self._fill(sink)
+        return sink.state
+
+    def _fill(self, sink: Sink) -> None:
+        self.merge.run(_InTower(sink) if self.whole else sink)
+        clip = self.inputs.base_source
+        if self.whole and clip is not None:
+            rest = [name for name in clip.specs if not name.startswith(VISUAL)]
+            copy_tensors(clip, rest, sink)
 
 
 def _about(merge: Merge, inputs: Inputs, whole: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The models of `neulig merge`: found, opened, and checked against each other before anything is written."""
+"""The models of a merge: found, opened, and checked against each other before anything is written."""
 
 import contextlib
 import difflib
@@ -8,24 +8,42 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from neulig_ray.cli.merge.origin import carried_origin
+import torch
+from torch import nn
+
+from neulig_ray.api.merge_origin import carried_origin
 from neulig_ray.errors import InputError
 from neulig_ray.storage.manifest import MANIFEST, manifest_in
 from neulig_ray.weights.fitting import VISUAL, Fitted, fit
 from neulig_ray.weights.folders import INDEX
-from neulig_ray.weights.sources import Source
+from neulig_ray.weights.sources import Source, State, StateSource, check_tensors
 from neulig_ray.weights.state_dicts import Checkpoint, open_checkpoint, twins
-from neulig_ray.weights.tensor_file import Spec
+from neulig_ray.weights.tensor_file import DTYPES, Spec, not_read
 
 # What two models of one architecture share in what their files say of themselves.
 _ARCHITECTURE = ("arch", "activation", "config")
 
 
+class Opened(Protocol):
+    """A model that was found before: an expert of a storage."""
+
+    @property
+    def checkpoint(self) -> Checkpoint: ...
+    @property
+    def identity(self) -> Mapping[str, Any]: ...
+
+
+Model = str | Path | State | nn.Module | Opened
+
+
 @dataclass(frozen=True)
 class Input:
-    """A model as it was named. `identity`: its content's sha256 where that is known, else name and size."""
+    """A model as it was named.
+
+    `identity`: its content's sha256 where that is known, else its file's name and size; nothing in memory.
+    """
 
     given: str
     label: str
@@ -33,7 +51,7 @@ class Input:
     identity: Mapping[str, Any]
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Path | None:
         return self.checkpoint.path
 
     @property
@@ -104,27 +122,40 @@ class Inputs:
 
 @contextlib.contextmanager
 def opened(
-    experts: Sequence[str], base: str | None, statistics: Sequence[str], storage: str, weights_key: str = ""
+    experts: Mapping[str, Model] | Sequence[Model],
+    base: Model | None,
+    statistics: Sequence[Model],
+    storage: str,
+    weights_key: str = "",
 ) -> Iterator[Inputs]:
     """Open and check the models; copies of what an object store holds are gone at the end.
 
-    `weights_key`: of the state dicts to take out of files that hold several. Raises InputError, naming the
-    files, for what is not there, cannot be read or cannot be merged.
+    `experts`: label -> model, or models alone, which are called after their files. `weights_key`: of the
+    state dicts to take out of files that hold several. Raises InputError, naming the files, for what is not
+    there, cannot be read or cannot be merged.
     """
     if len(experts) < 2:
         raise InputError(
             f"{len(experts)} expert{'' if len(experts) == 1 else 's'} given: a merge takes two or more "
             "(of one model every method gives back that model, at most rescaled): --experts E1 E2 ..."
         )
-    for name in experts:
-        if experts.count(name) > 1:
+    models = list(experts.values()) if isinstance(experts, Mapping) else list(experts)
+    given = [_name(model, f"experts[{number}]") for number, model in enumerate(models)]
+    labels = _labels(given)
+    if isinstance(experts, Mapping):
+        labels = [str(label) for label in experts]
+        given = [_name(model, label) for model, label in zip(models, labels, strict=True)]
+    for name in given:
+        if given.count(name) > 1:
             raise InputError(f"{name!r} is given twice: each expert counts once")
     with tempfile.TemporaryDirectory(prefix="neulig-merge-") as folder:
-        find = _Finder(storage, Path(folder), weights_key)
-        labels = _labels([*experts])
-        found = tuple(find(name, label) for name, label in zip(experts, labels, strict=True))
-        origin = None if base is None else find(base, _stem(base))
-        measured = tuple(find(name, _stem(name)) for name in statistics)
+        find = Finder(storage, Path(folder), weights_key)
+        found = tuple(map(find, models, given, labels))
+        origin = None if base is None else find(base, (name := _name(base, "the base")), _stem(name))
+        measured = tuple(
+            find(model, (name := _name(model, f"statistics[{number}]")), _stem(name))
+            for number, model in enumerate(statistics)
+        )
         inputs = Inputs(found, origin, measured, ())
         yield replace(inputs, notes=tuple(_check(inputs)))
 
@@ -134,7 +165,7 @@ def _check(inputs: Inputs) -> Iterator[str]:
     first, *others = inputs.experts
     for number, one in enumerate(inputs.experts):
         for other in inputs.experts[number + 1 :]:
-            if one.path.samefile(other.path):
+            if _same_file(one, other):
                 raise InputError(
                     f"{one.given!r} and {other.given!r} are the same file: each expert counts once"
                 )
@@ -152,7 +183,7 @@ def _check(inputs: Inputs) -> Iterator[str]:
                 )
     yield from inputs.fitted.notes
     for expert in inputs.experts:
-        if base is not None and expert.path.samefile(base.path):
+        if base is not None and _same_file(expert, base):
             yield f"{expert.given} is the base as well: the task vector of this expert is zero"
     if pair := twins(inputs.fitted.experts):
         raise InputError(f"{pair[0]!r} and {pair[1]!r} hold the same tensors: each expert counts once")
@@ -161,14 +192,32 @@ def _check(inputs: Inputs) -> Iterator[str]:
         yield f"the experts come from different origins: {', '.join(named.split(','))}"
 
 
-class _Finder:
-    """Finds models by path, and by name in the storage, which is opened when a name asks for it."""
+def _same_file(one: Input, other: Input) -> bool:
+    return one.path is not None and other.path is not None and one.path.samefile(other.path)
 
-    def __init__(self, storage: str, folder: Path, weights_key: str) -> None:
+
+def _name(model: Model, otherwise: str) -> str:
+    """How messages call a model: by its file, or by its place."""
+    return str(model) if isinstance(model, str | Path) else otherwise
+
+
+class Finder:
+    """Finds models by path, and by name in the storage, which is opened when a name asks for it.
+
+    State dicts and modules are taken as they are; what lies on another device is copied to this one's memory.
+    """
+
+    def __init__(self, storage: str, folder: Path, weights_key: str = "") -> None:
         self._uri, self._folder, self._weights_key = storage, folder, weights_key
 
-    def __call__(self, name: str, label: str) -> Input:
-        path, sha256 = self._locate(name)
+    def __call__(self, model: Model, name: str, label: str) -> Input:
+        if isinstance(model, nn.Module):
+            model = model.state_dict()
+        if isinstance(model, Mapping):
+            return Input(name, label, Checkpoint(None, StateSource(_in_memory(model, name)), {}), {})
+        if not isinstance(model, str | Path):
+            return Input(name, label, model.checkpoint, model.identity)
+        path, sha256 = self._locate(str(model))
         checkpoint = open_checkpoint(path, self._weights_key)
         if checkpoint.about.get("kind") == "masked":
             method = checkpoint.about.get("method")
@@ -207,6 +256,20 @@ class _Finder:
         storage = Storage(self._uri)
         file, sha256 = tensors_of(storage, find(storage, name))
         return local_copy(storage, file, self._folder), sha256
+
+
+def _in_memory(state: State, name: str) -> dict[str, torch.Tensor]:
+    """The tensors on the CPU; raises InputError for what no file that is merged could hold."""
+    check_tensors(state, name)
+    for key, tensor in state.items():
+        if tensor.dtype not in DTYPES.values():
+            raise not_read(name, key, str(tensor.dtype).removeprefix("torch."))
+    return {key: tensor.detach().cpu() for key, tensor in state.items()}
+
+
+def tensor_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, by name."""
+    return sorted(path for path in folder.glob("*.safetensors") if path.is_file())
 
 
 def _stored_sha256(path: Path) -> str | None:

@@ -1,0 +1,44 @@
+"""The lines of all tables as one DataFrame, for notebooks and scripts."""
+
+import dataclasses
+from typing import Any
+
+import pandas as pd
+
+from neulig_ray.results.schema import MEASURED
+from neulig_ray.results.summary import SCORES, Line, Table, tables
+from neulig_ray.results.variants import FIELDS
+
+_OTHERS = tuple(name for name in MEASURED if name not in SCORES.values())
+_COLUMNS = (
+    *("arch", "origin", "n", "line", *FIELDS),
+    *SCORES,
+    *(f"{name}_spread" for name in SCORES),
+    *("absolute_gap", *_OTHERS, "combinations", "failures"),
+)
+
+
+def summary_frame(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row for each line of each table of a results frame, in the order of the tables.
+
+    Accuracies in percent, gaps and spreads in percentage points, NaN for what was not measured; zero-shot
+    and experts stand in every table, as they do on the console.
+    """
+    made = [_row(table, line) for table in tables(rows) for line in table.lines]
+    return pd.DataFrame(made, columns=list(_COLUMNS))
+
+
+def _row(table: Table, line: Line) -> dict[str, Any]:
+    return {
+        "arch": table.arch,
+        "origin": table.origin,
+        "n": table.n,
+        "line": line.variant.title,
+        **dataclasses.asdict(line.variant),
+        **{name: getattr(line.mean, name) for name in SCORES},
+        **{f"{name}_spread": getattr(line.spread, name) for name in SCORES},
+        "absolute_gap": line.absolute_gap,
+        **line.others,
+        "combinations": line.combinations,
+        "failures": "; ".join(line.failures),
+    }
