@@ -194,6 +194,13 @@ def test_labels_name_the_experts_of_the_file(tmp_path: Path, models: dict[str, P
     assert_same(load_file(out), nl.merge("average", [models["a"], states()["b"]]))
 
 
+def test_of_files_with_several_state_dicts_the_named_one_is_merged(tmp_path: Path) -> None:
+    for (name, state), other in zip(states().items(), reversed(states().values()), strict=True):
+        torch.save({"model": other, "ema": state}, tmp_path / f"{name}.pt")
+    files = [tmp_path / f"{name}.pt" for name in NAMES]
+    assert_same(nl.merge("average", files, weights_key="ema"), nl.merge("average", states()))
+
+
 # Dtypes -----------------------------------------------------------------------------------------------------
 
 
