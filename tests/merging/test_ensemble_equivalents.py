@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from neulig_ray.cli.ls.methods import rows
+from neulig_ray.api.listings import method_rows
 from neulig_ray.experiment.config import Experiment
 from neulig_ray.merging import METHODS
 from neulig_ray.pipeline.capabilities import declared
@@ -31,7 +31,7 @@ def readme() -> dict[str, str]:
 def test_listing_table_and_capabilities_agree(name: str, readme: dict[str, str]) -> None:
     has = name in HAVE
     assert METHODS[name].has_ensemble_equivalent is has
-    listed = {row["method"]: row["counterpart"] for row in rows()}
+    listed = {row["method"]: row["counterpart"] for row in method_rows()}
     assert listed[name] is has
     assert readme[name] == ("yes" if has else "")
     text = f"{name}:weights=1 2" if name == "weighted-average" else name

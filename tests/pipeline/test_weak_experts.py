@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neulig_ray.cluster.jobs import Failures
+from neulig_ray.cluster.run_context import Failures
 from neulig_ray.evaluation.weakness import weakness
 from neulig_ray.experiment.combinations import collaborator
 from neulig_ray.experiment.config import Experiment

@@ -157,9 +157,15 @@ def test_the_command_that_ends_with_origins_asks_for_the_workers_of_their_expert
 
 def test_what_a_fused_origin_is_made_of_is_counted_among_what_is_to_do(storage: Storage) -> None:
     pipeline = Pipeline(plan(FUSED), RunContext(storage, Cluster(None, ()), Reporter(Console(), quiet=True)))
-    counted = {stage.artifacts: (stage.stage, stage.missing) for stage in pipeline.progress("origins")}
-    assert counted["sources"] == ("origins", len(pipeline.plan.sources.artifacts()))
-    assert pipeline.plan.sources.artifacts()
+    made_of = [expert.artifact for expert in pipeline.plan.sources.experts.values()]
+    assert made_of
+    todo = {
+        job.artifact
+        for counted in pipeline.count(up_to("pretrain"))
+        if counted.missing == counted.planned
+        for job in counted.stage.jobs(pipeline.plan)
+    }
+    assert {*made_of} <= todo
 
 
 # The fused model --------------------------------------------------------------------------------------------
