@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -126,6 +127,7 @@ def _explored(path: Path, side: Path, weights: str, size: int) -> dict[str, Any]
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=seconds,
+                env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             )
         )
     except OSError as error:

@@ -226,6 +226,22 @@ def test_dtypes_shared_storages_views_and_parameters_come_out_right(tmp_path):
             assert torch.equal(tensor, wanted)
 
 
+def test_the_reading_process_is_not_told_rays_token(tmp_path, monkeypatch):
+    seen = {}
+    real = subprocess.run
+
+    def run(*arguments, **options):
+        seen.update(options["env"])
+        return real(*arguments, **options)
+
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    monkeypatch.setattr("neulig_ray.weights.pickles.subprocess.run", run)
+    torch.save({"w": torch.ones(2)}, tmp_path / "w.pt")
+    pickled_tensors(tmp_path / "w.pt")
+    assert "PATH" in seen
+    assert not [name for name in seen if name.startswith("RAY_")]
+
+
 def test_the_reading_process_starts_no_other_and_imports_nothing_of_ours(tmp_path):
     script = (
         f"import runpy, sys; module = runpy.run_path({str(SCRIPT)!r}, run_name='reader')\n"
