@@ -39,6 +39,19 @@ REPOSITORY = Path(__file__).parent.parent
 _MARK = "NEULIG_TEST_PROCESS"
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from two_processes import TwoKinds
+
+    return TwoKinds(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        from two_processes import longest_first
+
+        longest_first(items)
+
+
 class Command:
     """`neulig ARGUMENTS`, or another Python program, in a process group of its own with its children."""
 

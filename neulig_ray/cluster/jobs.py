@@ -224,6 +224,10 @@ def _run(jobs: list[Job], storage: Storage, resources: Resources, stage: StagePr
         if worker is not None and left:
             following = left.popleft()
             waiting[worker.execute.remote(following, storage, resources.threads)] = (following, worker)
+        elif worker is not None:
+            ray.kill(worker)
+    for _, worker in waiting.values():  # those that no job waited for
+        ray.kill(worker)
     for job in left:
         ended(job, f"no worker came up: {reason}")
     return failures
