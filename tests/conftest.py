@@ -15,6 +15,7 @@ from typing import Any
 
 import disturbed
 import pytest
+from golden_files import NO_FILE, collection
 
 # Ray and MLflow read these when they are imported, and children inherit them.
 os.environ.update(
@@ -37,6 +38,15 @@ for _name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RAY_RUNTIME_ENV_HOOK"):
 
 REPOSITORY = Path(__file__).parent.parent
 _MARK = "NEULIG_TEST_PROCESS"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    collection()  # a wrong folder is told before any test
+    config.addinivalue_line("markers", f"{NO_FILE}: no golden file is called so: the test does not exist")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = [item for item in items if item.get_closest_marker(NO_FILE) is None]
 
 
 class Command:
