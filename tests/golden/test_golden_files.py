@@ -1,4 +1,4 @@
-"""Every golden file is tested or waits for its method; the collection is looked for where it is said to be."""
+"""Every golden file is tested or waits for its method; a collection is looked for where it is named."""
 
 import ast
 import os

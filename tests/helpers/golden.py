@@ -1,8 +1,8 @@
 """Results of the published implementations on small random problems: what our methods are held against.
 
-`tests/golden/merging.tar.xz` holds, byte for byte, the files of the methods that are built: they share most of
-their inputs, so that the archive is a seventh of their size. The environment variable NEULIG_GOLDEN names a
-folder with the whole collection, or another one. Each test runs on both, by `goldens`.
+`tests/golden/merging.tar.xz` holds, byte for byte, the files of the methods that are built: they share most
+of their inputs, so that the archive is a seventh of their size. The environment variable NEULIG_GOLDEN names
+a folder with the whole collection, or another one. Each test runs on both, by `goldens`.
 """
 
 import fnmatch

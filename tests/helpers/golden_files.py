@@ -26,4 +26,6 @@ def collection() -> Path | None:
     return folder
 
 
-_REMEDY = f"Name the folder of the golden files, or unset it: {KEPT.relative_to(TESTS.parent)} is always read."
+_REMEDY = (
+    f"Name the folder of the golden files, or unset it: {KEPT.relative_to(TESTS.parent)} is always read."
+)
