@@ -45,9 +45,9 @@ def earlier_names(plan: Plan, storage: Storage) -> str | None:
         return None
     commit = f", commit {str(about['git_commit'])[:12]}" if about.get("git_commit") else ""
     return (
-        f"{count} artifacts of {name} have names of neulig-ray {version}{commit}, which this version gives no "
-        f"more: they are made again. Go on with that version instead, or remove {history} when this has ended "
-        f"and run `neulig storage prune --storage {storage.shown}`"
+        f"{count} artifacts of {name} have names of neulig-ray {version}{commit}, which this version gives "
+        f"no more: they are made again. Go on with that version instead, or remove {history} when this has "
+        f"ended and run `neulig storage prune --storage {storage.shown}`"
     )
 
 
