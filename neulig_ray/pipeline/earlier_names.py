@@ -72,7 +72,7 @@ def _recorded(experiment: Experiment) -> dict[str, Any]:
 
 def _fields(configuration: dict[str, Any]) -> dict[str, Any]:
     """Its fields, those of its parts as PART.FIELD, that decide artifacts' names."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in configuration.items():
         if key not in _NAMELESS:
             parts = value.items() if isinstance(value, dict) else [("", value)]
