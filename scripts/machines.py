@@ -25,14 +25,14 @@ _KILLED_WITH_ME = ("setpriv", "--pdeathsig", "KILL", "unshare", "--fork", "--kil
 def obstacle() -> str | None:
     """Why there can be no such machines here; None when there can."""
     if os.geteuid() != 0:
-        return "only root can make namespaces for processes, mounts and the network"
+        return "needs root, who alone can make namespaces for processes, mounts and the network"
     if missing := [tool for tool in TOOLS if not _which(tool)]:
         return f"{', '.join(missing)} not found: apt-get install openssh-server rsync util-linux"
     tried = subprocess.run(
         [*_KILLED_WITH_ME, "--pid", "--mount", "--net", "mount", "-t", "tmpfs", "none", "/run"],
         capture_output=True, text=True, encoding="utf-8",
     )  # fmt: skip
-    return f"no namespaces here: {tried.stderr.strip()}" if tried.returncode else None
+    return f"needs namespaces, as outside of containers: {tried.stderr.strip()}" if tried.returncode else None
 
 
 def isolated(command: Sequence[str | Path], work: Path) -> int:

@@ -17,6 +17,7 @@ from neulig_ray.errors import InputError, StageError
 from neulig_ray.experiment.config import Experiment
 from neulig_ray.paths import check_roots
 from neulig_ray.pipeline.active_runs import announced
+from neulig_ray.pipeline.earlier_names import earlier_names
 from neulig_ray.pipeline.options import RunOptions
 from neulig_ray.pipeline.outcome import Results
 from neulig_ray.pipeline.pipeline import Pipeline, StageCount
@@ -115,6 +116,8 @@ class Session:
                     "recorded in the storage, or where --tracking-uri says"
                 )
         if any(counted.missing for counted in counts):
+            if line := earlier_names(self.plan, self.storage):
+                self.reporter.say(f"[yellow]{'storage':<12}[/] {escape(line)}")
             self.cluster.check()
             check_roots(cache=not self.storage.local)
             self._open.enter_context(announced(self.plan, self.storage))

@@ -130,11 +130,12 @@ def referred(storage: Storage) -> set[str]:
             continue
         for info in storage.files(folder):
             if info.base_name == ABOUT:
-                found.update(_artifacts(storage.read_json(info.path[start:]), info.path))
+                found.update(artifacts_of(storage.read_json(info.path[start:]), info.path))
     return found
 
 
-def _artifacts(about: Any, where: str) -> list[str]:
+def artifacts_of(about: Any, where: str) -> list[str]:
+    """The fingerprints that a results.json names; raises InputError, naming `where`, for what is none."""
     named = about.get("artifacts", []) if isinstance(about, dict) else None
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise InputError(f"{where} does not say which artifacts it was made from")

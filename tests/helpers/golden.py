@@ -1,15 +1,15 @@
 """Results of the published implementations on small random problems: what our methods are held against.
 
-The whole collection lies beside the checkout (`../shared/golden`, where CI has it). The files of the methods
-that are built lie, byte for byte the same, in `tests/golden/merging.tar.xz`: they share most of their inputs,
-so that the archive is a seventh of their size. Each test runs on both, by `goldens`.
+`tests/golden/merging.tar.xz` holds, byte for byte, the files of the methods that are built: they share most
+of their inputs, so that the archive is a seventh of their size. The environment variable NEULIG_GOLDEN names
+a folder with the whole collection, or another one. Each test runs on both, by `goldens`.
 """
 
 import fnmatch
 import functools
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,30 +17,21 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from golden_files import KEPT, NO_FILE, collection
 
-REPOSITORY = Path(__file__).parents[2]
-SHARED = REPOSITORY.parent / "shared" / "golden"
-KEPT = REPOSITORY / "tests" / "golden" / "merging.tar.xz"
+SHARED = collection()
 
-# Which test file answers for which files.
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "elementwise": (
-        "average_*", "consensus_*", "dare_*", "emr_*", "magmax_*", "mergekit_breadcrumbs_n*",
-        "mergekit_breadcrumbs_g01_*", "mergekit_dare_*", "mergekit_linear_*", "mergekit_ties_*", "pcb_*",
-        "tact_tall_*", "tact_ties_*", "tall_masks_*", "task_arithmetic_*", "ties_*",
-    ),
-    "spectral": (
-        "iso_*", "mergekit_karcher_*", "*_slerp_*", "*_nuslerp_*", "*_multislerp_*", "tsv_m_*",
-    ),
-    "data": ("adamerging_*", "fisher_*", "regmean_*", "wemoe_*"),
-    "waiting for issues of their own": (
-        "adarank_*", "aswudi_*", "cart_*", "dc_merge_*", "della_*", "esm_*", "featcal_*", "fusionbench_*",
-        "iwudi_*", "lines_*", "mergekit_arcee_fusion_*", "mergekit_breadcrumbs_ties_*", "mergekit_della_*",
-        "mergekit_model_stock_*", "mergekit_nearswap_*", "mergekit_ram_*", "mergekit_ramplus_*",
-        "mergekit_sce_*", "prodistill_*", "rebasin_*", "repair_*", "surgery_*", "svc_*", "swudi_*",
-        "tact_head_*", "tact_vit_*", "wudi_*", "zipit_*",
-    ),
-}  # fmt: skip
+# Files of methods that are not built yet: no test reads them.
+WAITING: tuple[str, ...] = (
+    "adarank_*", "aswudi_*", "cart_*", "dc_merge_*", "della_*", "esm_*", "featcal_*", "fusionbench_*",
+    "iwudi_*", "lines_*", "mergekit_arcee_fusion_*", "mergekit_breadcrumbs_ties_*", "mergekit_della_*",
+    "mergekit_model_stock_*", "mergekit_nearswap_*", "mergekit_ram_*", "mergekit_ramplus_*",
+    "mergekit_sce_*", "prodistill_*", "rebasin_*", "repair_*", "surgery_*", "svc_*", "swudi_*",
+    "tact_head_*", "tact_vit_*", "wudi_*", "zipit_*",
+)  # fmt: skip
+
+# Patterns of tests whose files the kept selection lacks: a collection may hold some.
+ELSEWHERE: tuple[str, ...] = ("*_slerp_*", "*_nuslerp_*")
 
 
 @dataclass(frozen=True)
@@ -135,26 +126,16 @@ class Golden:
 
 
 def goldens(*patterns: str) -> Sequence[Any]:
-    """Parameters for `pytest.mark.parametrize`: each file that matches, the kept one and the shared one.
+    """Parameters for `pytest.mark.parametrize`: each file that matches, kept or of the collection.
 
-    Without the shared folder, one skipped test says so; and so it does where neither has such a file: the
-    collection may hold others elsewhere (two or five experts, other seeds, SLERP).
+    Where neither has such a file, one that is marked so that its test does not exist.
     """
-    found = [
-        pytest.param(Golden(name, KEPT), id=f"kept-{name}") for name in kept_names() if _match(name, patterns)
-    ]
-    known = {pattern for some in FAMILIES.values() for pattern in some}
-    assert found or known.issuperset(patterns), f"{patterns}: nothing in {KEPT.name}"
-    if not SHARED.is_dir():
-        reason = "no shared/golden beside the checkout: only the selection in tests/golden"
-        return [*found, pytest.param(None, id="shared", marks=pytest.mark.skip(reason=reason))]
-    found += [
-        pytest.param(Golden(name, SHARED), id=f"shared-{name}")
-        for name in shared_names()
-        if _match(name, patterns)
-    ]
-    reason = f"no file is called {' or '.join(patterns)}"
-    return found or [pytest.param(None, id="none", marks=pytest.mark.skip(reason=reason))]
+    kept = [Golden(name, KEPT) for name in kept_names() if matches(name, patterns)]
+    assert kept or {*patterns} <= {*ELSEWHERE}, f"{patterns}: nothing in {KEPT.name}"
+    shared = [Golden(name, SHARED) for name in shared_names() if matches(name, patterns)] if SHARED else []
+    found = [pytest.param(golden, id=f"kept-{golden}") for golden in kept]
+    found += [pytest.param(golden, id=f"shared-{golden}") for golden in shared]
+    return found or [pytest.param(None, id="none", marks=getattr(pytest.mark, NO_FILE))]
 
 
 def check_equal(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
@@ -170,18 +151,11 @@ def kept_names() -> list[str]:
 
 
 def shared_names() -> list[str]:
-    """The files of the shared folder, without their ending."""
-    return sorted(path.stem for path in SHARED.glob("*.safetensors"))
+    """The files of the collection, without their ending."""
+    return sorted(path.stem for path in SHARED.glob("*.safetensors")) if SHARED else []
 
 
-def family(name: str) -> str:
-    """Who answers for a file; fails for one that nobody knows."""
-    found = [family for family, patterns in FAMILIES.items() if _match(name, patterns)]
-    assert len(found) == 1, f"{name}: in {found or 'no family'}; enter it in FAMILIES and test it"
-    return found[0]
-
-
-def _match(name: str, patterns: Sequence[str]) -> bool:
+def matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from golden import KEPT, SHARED, Golden, check_equal, family, goldens, kept_names, shared_names
+from golden import Golden, goldens
 
 from neulig_ray.merging import METHODS, dropping
 from neulig_ray.merging.engine import merge_with
@@ -22,24 +22,6 @@ def deltas(case: Golden, name: str) -> torch.Tensor:
     """The task vectors of one tensor, (n, size), float64."""
     base = case.base[name].double().flatten()
     return torch.stack([state[name].double().flatten() - base for state in case.experts.values()])
-
-
-# Every file has somebody who answers for it.
-
-
-@pytest.mark.parametrize("names", [kept_names(), shared_names()], ids=["kept", "shared"])
-def test_every_golden_file_is_in_one_family(names: list[str]) -> None:
-    for name in names:
-        family(name)
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared/golden beside the checkout")
-def test_the_kept_files_are_the_shared_ones() -> None:
-    """The shared folder may hold more of them: they are tested where they are."""
-    for name in {*kept_names()} & {*shared_names()}:
-        kept, shared = Golden(name, KEPT), Golden(name, SHARED)
-        assert kept.about == shared.about
-        check_equal(kept.tensors, shared.tensors)
 
 
 # Linear methods.

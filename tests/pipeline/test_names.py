@@ -7,6 +7,9 @@ commit, and write the new names down with `python tests/pipeline/test_names.py`.
 import dataclasses
 import hashlib
 import json
+import runpy
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,13 +20,16 @@ from neulig_ray.pipeline.plan import make_plan
 
 REPOSITORY = Path(__file__).parents[2]
 PINNED = Path(__file__).parent / "names.json"
+SHIPPED = REPOSITORY / "experiments"
+OF_0_1 = REPOSITORY / "tests/experiment/experiments_of_0_1"  # byte for byte those of commit 4440cd1
 IN_FULL = "quickstart"
 
 
-def shipped() -> dict[str, Experiment]:
-    """Every experiment of the repository and every variant, by name: "fusing", "fusing --NAME"."""
+@cache
+def experiments_in(folder: Path) -> dict[str, Experiment]:
+    """Every experiment of a folder and every variant, by name: "fusing", "fusing --NAME"."""
     found = {}
-    for file in sorted((REPOSITORY / "experiments").glob("*.py")):
+    for file in sorted(folder.glob("*.py")):
         loaded = load_file(str(file))
         found[file.stem] = loaded.experiment
         found |= {f"{file.stem} --{name}": variant for name, variant in loaded.variants.items()}
@@ -48,30 +54,60 @@ def digests(names: dict[str, list[str]]) -> dict[str, str]:
     }
 
 
+def digest(names: dict[str, list[str]]) -> str:
+    """How many artifacts there are, and one digest of all their names."""
+    (found,) = digests({"all": sorted(name for stage in names.values() for name in stage)}).values()
+    return found
+
+
 def pinned() -> dict[str, dict[str, object]]:
     return json.loads(PINNED.read_text(encoding="utf-8"))
 
 
 def now() -> dict[str, dict[str, object]]:
-    found = {name: names(experiment) for name, experiment in shipped().items()}
-    return {"digests": {name: digests(each) for name, each in found.items()}, IN_FULL: found[IN_FULL]}
+    found = {name: names(experiment) for name, experiment in experiments_in(SHIPPED).items()}
+    return {
+        "digests": {name: digests(each) for name, each in found.items()},
+        IN_FULL: found[IN_FULL],
+        "of 0.1": {name: digest(names(each)) for name, each in experiments_in(OF_0_1).items()},
+    }
 
 
 def test_every_shipped_experiment_is_pinned() -> None:
-    assert pinned()["digests"].keys() == shipped().keys()
+    assert pinned()["digests"].keys() == experiments_in(SHIPPED).keys()
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", experiments_in(SHIPPED))
 def test_names_are_those_that_were_pinned(name: str) -> None:
-    assert digests(names(shipped()[name])) == pinned()["digests"][name]
+    assert digests(names(experiments_in(SHIPPED)[name])) == pinned()["digests"][name]
+
+
+def test_the_experiments_of_0_1_load_as_they_are() -> None:
+    assert experiments_in(OF_0_1).keys() == pinned()["of 0.1"].keys()
+
+
+@pytest.mark.parametrize("name", experiments_in(OF_0_1))
+def test_the_experiments_of_0_1_plan_what_they_did(name: str) -> None:
+    assert digest(names(experiments_in(OF_0_1)[name])) == pinned()["of 0.1"][name]
+
+
+def test_a_file_of_0_1_runs_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(OF_0_1 / "smallest.py")
+    monkeypatch.setattr(sys, "argv", [file, "--dry-run", "--storage", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(file, run_name="__main__")
+    assert ended.value.code == 0
+    assert "n=2: 1 combinations" in capsys.readouterr().out
 
 
 def test_the_names_of_the_quickstart_one_by_one() -> None:
-    assert names(shipped()[IN_FULL]) == pinned()[IN_FULL]
+    assert names(experiments_in(SHIPPED)[IN_FULL]) == pinned()[IN_FULL]
 
 
 def test_a_changed_setting_is_another_digest() -> None:
-    base = shipped()["smallest"]
+    base = experiments_in(SHIPPED)["smallest"]
     changed = dataclasses.replace(base, seed=base.seed + 1)
     before, after = digests(names(base)), digests(names(changed))
     assert before["ligands"] != after["ligands"]

@@ -118,7 +118,7 @@ def test_short_names_of_experts_pass_strays_over(storage: Storage) -> None:
     assert with_stored(experiment, storage, lambda _: True) == experiment, "it is fine-tuned, not imported"
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="root alone may become nobody")
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, who alone may become nobody: run it as root")
 def test_folders_that_may_not_be_read(storage: Storage, tmp_path: Path) -> None:
     """Of an artifact: told. Of an experiment: prune cannot know what its results refer to, and refuses."""
     for path in (tmp_path, *tmp_path.rglob("*"), *tmp_path.parents[:3]):

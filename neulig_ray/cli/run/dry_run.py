@@ -7,6 +7,7 @@ from neulig_ray.cli.run.plan_table import plan_table
 from neulig_ray.cli.units import size
 from neulig_ray.cluster.cost import Cost
 from neulig_ray.pipeline.costs import CPU_FLOPS, StageCost, estimate
+from neulig_ray.pipeline.earlier_names import earlier_names
 from neulig_ray.pipeline.missing_inputs import Absent, absent, at_hand
 from neulig_ray.pipeline.plan import Plan
 from neulig_ray.pipeline.run import Session
@@ -30,6 +31,8 @@ def print_plan(session: Session) -> None:
     for group in session.plan.groups:
         console.print(f"{group.arch} {group.origin} n={group.n}: {len(group.combinations)} combinations")
     print_costs(console, session.plan, session.storage)
+    if line := earlier_names(session.plan, session.storage):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     console.print(f"storage {session.storage.shown}, MLflow {redacted(session.tracking_uri)}", soft_wrap=True)
 
 
