@@ -1,6 +1,6 @@
 """Merging methods, one file each in `methods`, found through METHODS, and the engine that runs them."""
 
-from neulig_ray.merging._options import TENTHS, About, Density, Scaling, Seed, tuned
+from neulig_ray.merging.options import TENTHS, About, Density, Scaling, Seed, tuned
 from neulig_ray.merging.declare.ensemble import ensemble
 from neulig_ray.merging.declare.gated import gated
 from neulig_ray.merging.declare.masked import masked

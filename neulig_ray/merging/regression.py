@@ -5,7 +5,7 @@ from typing import Annotated
 
 import torch
 
-from neulig_ray.merging._options import About
+from neulig_ray.merging.options import About
 from neulig_ray.merging.models import Tensors
 
 OffDiagonal = Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import torch
 from torch.linalg import svd
 
-from neulig_ray.merging._options import About
+from neulig_ray.merging.options import About
 from neulig_ray.merging.models import Tensors
 
 Convolutions = Annotated[

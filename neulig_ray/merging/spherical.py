@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import torch
 
 from neulig_ray.errors import NotApplicable
-from neulig_ray.merging._options import About
+from neulig_ray.merging.options import About
 from neulig_ray.merging.models import Models
 
 On = Annotated[

@@ -16,7 +16,7 @@ from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.experiment.config import Experiment
 from neulig_ray.experiment.method_spec import MethodSpec
 from neulig_ray.ligand.data import task_of
-from neulig_ray.merging._options import accepted
+from neulig_ray.merging.options import accepted
 from neulig_ray.merging.declare.measured import MeasuredMethod
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.work import forward_flops
