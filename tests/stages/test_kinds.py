@@ -601,7 +601,10 @@ def test_the_rule_of_a_plugin_is_part_of_what_is_measured_by_it(plan: Any) -> No
     assert names(QUARTERS) == before
 
 
-def test_what_a_granularity_costs_is_what_its_settings_say(plan: Any) -> None:
+def test_what_a_granularity_costs_is_what_its_settings_say(
+    plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_jobs, "forward_flops", lambda arch: 7.0)
     text = QUARTERS.replace("sample_images):", "sample_images, order_seeds=1):")
     costs = {e.common["granularity"]: e.job for e in plan(text, methods=("ligand",), evaluation=AT)}
 
@@ -610,8 +613,8 @@ def test_what_a_granularity_costs_is_what_its_settings_say(plan: Any) -> None:
             return Cost(flops * (most or 1000))
 
     sizes: Any = Images()
-    one = costs["task"].cost(sizes).flops / 1000
-    assert costs["quarter"].cost(sizes).flops == pytest.approx(one * 12 * AT.order_seeds)
+    assert costs["task"].cost(sizes) == Cost(2 * 7.0 * 1000)
+    assert costs["quarter"].cost(sizes) == Cost(2 * 7.0 * 12 * AT.order_seeds)
 
 
 @pytest.mark.parametrize(
