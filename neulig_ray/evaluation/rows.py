@@ -12,8 +12,11 @@ COLUMNS = (
     "merging_accuracy",
     "ensembling_accuracy",
     "gap",
+    "gap_low",
+    "gap_high",
     "matched_ensembling_accuracy",
     "agreement",
+    "agreement_unsure",
     "kl",
     "entropy",
     "routing_accuracy",
@@ -24,8 +27,8 @@ Row = dict[str, Any]
 def new_row(task: str, granularity: str, **values: Any) -> Row:
     """A row with every column of COLUMNS: plain Python values, None where a number does not apply.
 
-    Accuracies, `gap`, `agreement` and `routing_accuracy` are percentages or percentage points, `kl` nats,
-    `entropy` a fraction of log n. `buffers` is "" for models without BatchNorm.
+    Accuracies, `gap`, its interval, `agreement`, `agreement_unsure` and `routing_accuracy` are percentages or
+    percentage points, `kl` nats, `entropy` a fraction of log n. `buffers` is "" for models without BatchNorm.
     """
     if odd := values.keys() - set(COLUMNS):
         raise ValueError(f"not columns of a results row: {sorted(odd)}")

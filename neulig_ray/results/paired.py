@@ -19,7 +19,7 @@ class Difference:
 
     `points`: the difference of the accuracies in percentage points, the mean over tasks; `low`, `high`: its
     interval. `wins`, `losses`: images, of all tasks together, on which the first does better, or worse (with
-    several seeds: on their mean); `p`: of the sign test on them. `images` were compared, `left_out` had a NaN.
+    several seeds: on their mean); `p`: of the sign test on them. `images` were compared, `left_out` had NaN.
     """
 
     points: float
@@ -105,7 +105,7 @@ def bootstrap(
 
 
 def _resampled(task: np.ndarray, shares: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The means (B,) of one task's differences (S, N), its images resampled, seeds weighed by `shares` (B, S).
+    """Means (B,) of a task's differences (S, N), its images resampled, its seeds weighed by `shares` (B, S).
 
     Images whose differences are the same are drawn together: how often each kind comes is multinomial.
     """

@@ -44,6 +44,9 @@ VALUES = {
     "peak_memory_bytes": INTEGER,
     "status": TEXT,
     "fingerprint": TEXT,
+    "gap_low": REAL,
+    "gap_high": REAL,
+    "agreement_unsure": REAL,
 }
 COLUMNS = {**KEY, **VALUES}
 
@@ -52,9 +55,11 @@ PERCENTAGES = (
     "ensembling_accuracy",
     "matched_ensembling_accuracy",
     "agreement",
+    "agreement_unsure",
     "routing_accuracy",
 )
 MEASURED = (*PERCENTAGES, "gap", "kl", "entropy")  # empty in a row that failed
+INTERVAL = ("gap_low", "gap_high")  # of the row's own gap: no mean of them is an interval
 
 OK = "ok"
 
@@ -106,7 +111,7 @@ def frame(rows: Iterable[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(made)
     computed = table["ensembling_accuracy"] - table["merging_accuracy"]
     table["gap"] = table["gap"].fillna(computed)
-    table.loc[table["status"] != OK, list(MEASURED)] = float("nan")
+    table.loc[table["status"] != OK, [*MEASURED, *INTERVAL]] = float("nan")
     _check(table)
     return table.sort_values(list(KEY), ignore_index=True, kind="stable")
 

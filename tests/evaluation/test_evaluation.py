@@ -27,6 +27,7 @@ from neulig_ray.errors import InputError, TrainingDiverged
 from neulig_ray.evaluation import metrics
 from neulig_ray.evaluation.baseline_rows import evaluate_ensemble, evaluate_reference
 from neulig_ray.evaluation.context import EvaluationContext, choose
+from neulig_ray.evaluation.correct_images import CORRECT
 from neulig_ray.evaluation.granularity import Betas, predict
 from neulig_ray.evaluation.images import mixed_batches
 from neulig_ray.evaluation.ligand_rows import evaluate_selection, task_accuracies
@@ -273,7 +274,7 @@ def test_ligand_rows_by_other_code() -> None:
         assert {r["batch_size"] for r in found} == ({16} if granularity in orders else {None})
     for row in rows:
         task = row["task"]
-        assert set(row) == set(COLUMNS)
+        assert set(row) == {*COLUMNS, CORRECT}
         assert row["buffers"] == "average"
         chosen = choose(SIZES[task], 20 if row["granularity"] == "sample" else None, 0, task).numpy()
         own = BETA[task][chosen]

@@ -50,7 +50,7 @@ def test_the_sign_test_counts_many_pairs() -> None:
 @pytest.mark.parametrize(("images", "wins", "losses"), [(200, 0.12, 0.06), (600, 0.05, 0.05)])
 def test_the_interval_covers_the_truth_as_often_as_it_says(images: int, wins: float, losses: float) -> None:
     generator = np.random.default_rng(0)
-    covered, tries = 0, 1500
+    covered, tries = 0, 1000
     for seed in range(tries):
         counts = generator.multinomial(images, [wins, losses, 1 - wins - losses])
         low, high = bootstrap([np.repeat([1.0, -1.0, 0.0], counts)], resamples=1000, seed=seed)
