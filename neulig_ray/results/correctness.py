@@ -17,7 +17,6 @@ from safetensors.numpy import save
 
 from neulig_ray.errors import InputError
 
-FOLDER: Final = "correct"  # beside an experiment's table: a file FINGERPRINT.safetensors for each evaluation
 LARGEST: Final = 64 * 2**20  # bytes of a file: beyond a hundred rows of a million images
 SIDES: Final = ("merging", "ensembling")
 _KEY: Final = ("task", "granularity", "buffers", "order_seed", "seed")
@@ -30,11 +29,6 @@ def row_key(row: Mapping[Any, Any]) -> str:
 
 def _word(value: Any) -> str:
     return "" if value is None or value is pd.NA or value != value else str(value)
-
-
-def file_name(fingerprint: str) -> str:
-    """Where an evaluation's bits lie, seen from the experiment's folder."""
-    return f"{FOLDER}/{fingerprint}.safetensors"
 
 
 @dataclass(frozen=True)
