@@ -50,7 +50,8 @@ class Results:
 
         Keys: arch, origin, n, method, options, alignment, granularity, buffers, batch_size, protocol, split.
         `merging`, `ensembling` and `gap` are means over combinations and tasks, `..._spread` the standard
-        deviations of the combinations' own means (NaN for a single one), `absolute_gap` the mean of |gap|;
+        deviations of the combinations' own means (NaN for a single one), `gap_low` and `gap_high` the 95 %
+        interval of the mean gap over test images, `absolute_gap` the mean of |gap|;
         then the means of the remaining measured columns, `combinations`, and `failures`, which is text.
         """
         return summary_frame(self.rows)
