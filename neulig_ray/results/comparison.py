@@ -39,26 +39,30 @@ class Comparison:
     difference: Difference
 
     def __str__(self) -> str:
-        found, many = self.difference, len(self.tasks) > 1 or self.seeds > 1
-        over = f", the mean over {len(self.tasks)} tasks and {self.seeds} seeds" if many else ""
-        interval = (
-            "no interval"
-            if found.low != found.low
-            else f"95 % interval {found.low:+.2f} to {found.high:+.2f}"
-        )
+        found, sides = self.difference, (self.first, self.second)
+        both = [word for word in self.first.rows.split() if word in self.second.rows.split()]
+        over = [
+            f"{count} {name}"
+            for count, name in ((len(self.tasks), "tasks"), (self.seeds, "seeds"))
+            if count > 1
+        ]
+        mean = f", the mean over {' and '.join(over)}" if over else ""
+        known = found.low == found.low
+        interval = f"95 % interval {found.low:+.2f} to {found.high:+.2f}" if known else "no interval"
         called = "the two differ" if found.significant else "no difference is shown"
-        return "\n".join(
-            [
-                *(
-                    f"{name:<11} {side.accuracy:.2f} % {side.side:<10} {side.rows}"
-                    for name, side in (("first", self.first), ("second", self.second))
-                ),
-                f"difference  {found.points:+.2f} points{over}; {interval}",
-                f"sign test   p = {found.p:.2g}: {called}; {found.wins} images only for the first, "
-                f"{found.losses} only for the second",
-                f"pairs       the same {found.images} images of {', '.join(self.tasks)}",
-            ]
-        )
+        lines = {
+            **{
+                name: f"{side.accuracy:.2f} % {side.side}, "
+                + " ".join(word for word in side.rows.split() if word not in both)
+                for name, side in zip(("first", "second"), sides, strict=True)
+            },
+            "both": " ".join(both),
+            "difference": f"{found.points:+.2f} points{mean}; {interval}",
+            "sign test": f"p = {found.p:.2g}: {called}; {found.wins} images only for the first, "
+            f"{found.losses} only for the second",
+            "pairs": f"the same {found.images} images of {', '.join(self.tasks)}",
+        }
+        return "\n".join(f"{name:<11} {text}".rstrip(" ,") for name, text in lines.items())
 
 
 def compare(

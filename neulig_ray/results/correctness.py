@@ -82,7 +82,7 @@ def read(data: bytes, where: str) -> dict[str, Correctness]:
     if len(data) > LARGEST:
         raise InputError(f"{where} has more than {LARGEST >> 20} MiB, more than this package writes")
     try:
-        stored = deserialize(data)
+        stored = deserialize(data)  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise _damaged(where, str(error)) from None
     found: dict[str, dict[str, bytes]] = {}
