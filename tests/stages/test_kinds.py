@@ -31,6 +31,7 @@ from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import preprocess
 from neulig_ray.pipeline.plan import make_plan
 from neulig_ray.plugins import load_plugins, read_plugins
+from neulig_ray.results import correctness
 from neulig_ray.seeds import stable_generator
 from neulig_ray.stages import evaluation_jobs, merge_inputs, statistics
 from neulig_ray.stages.evaluations import Evaluation
@@ -276,6 +277,15 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[[Evaluation], list[dict
         storage: Any = None
         files, _ = evaluation.job.make(storage)
         found = json.loads(files[evaluation_jobs.ROWS_FILE])
+        if kept := files.get(evaluation_jobs.CORRECT_FILE):
+            bits = correctness.read(kept, "bits")
+            for row in found:
+                right = bits[correctness.row_key(row)].right("merging")
+                reached = row["merging_accuracy"]
+                assert (right is None) == (reached is None)
+                assert right is None or 100 * right.mean() == pytest.approx(reached)
+        else:
+            assert all(row["status"].startswith("skipped") for row in found)
         return [{**evaluation.common, **row, "task": named[row["task"]]} for row in found]
 
     return rows
