@@ -1,4 +1,4 @@
-"""Files outside the package that add tasks, archs or methods: imported here and on every node."""
+"""Files outside the package that add tasks, archs, methods or granularities: here and on every node."""
 
 import hashlib
 import importlib.abc

@@ -14,11 +14,14 @@ import samples
 import torch
 
 import neulig_ray as nl
+from neulig_ray.evaluation.granularity import RULES
+from neulig_ray.experiment.config import Evaluation, check_values
 from neulig_ray.merging import METHODS
 from neulig_ray.merging.engine import merge_with
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import build_tower
 from neulig_ray.plugins import Plugin, load_plugins
+from neulig_ray.results.granularities import GRANULARITIES
 from neulig_ray.results.summary import tables
 from neulig_ray.storage.storage import Storage
 from neulig_ray.tasks import TASKS
@@ -55,6 +58,11 @@ def test_the_method_shown_merges(shown):
     states = {str(i): {"w": torch.tensor([float(i)])} for i in (1, 2, 6)}
     merged = merge_with(METHODS["median"], states, {"w": torch.tensor([1.0])}, {"scaling": 0.5})
     assert merged["w"].tolist() == [1.5]
+
+
+def test_the_granularity_shown_has_a_meaning_and_a_rule(shown):
+    assert (GRANULARITIES["halfway"].knows_task, RULES["halfway"].settings) == (True, ())
+    check_values(nl.Experiment(name="x", evaluation=Evaluation(granularities=("task", "halfway"))))
 
 
 @pytest.mark.parametrize("file", ["README.md", "docs/methods.md"])

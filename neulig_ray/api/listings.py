@@ -66,7 +66,7 @@ def method_rows() -> list[dict[str, Any]]:
     the values among which experiments choose on val.
     """
     from neulig_ray.merging import METHODS
-    from neulig_ray.merging._options import type_name
+    from neulig_ray.merging.options import type_name
 
     return [
         {

@@ -9,10 +9,10 @@ from torch import nn
 
 from neulig_ray.evaluation.context import EvaluationContext, choose
 from neulig_ray.evaluation.correct_images import with_correct_images
-from neulig_ray.evaluation.granularity import Betas, Predictions, predict
+from neulig_ray.evaluation.granularity import predict
 from neulig_ray.evaluation.metrics import accuracy, agreement_unsure, compare
+from neulig_ray.evaluation.predictions import Betas, Predictions
 from neulig_ray.evaluation.rows import Row, new_row
-from neulig_ray.experiment.config import GRANULARITIES
 from neulig_ray.ligand.coopvec import coopvecs, entropy, own_slot, routing_accuracy
 from neulig_ray.ligand.data import LigandData, combination_key, task_of
 from neulig_ray.ligand.portland import Portland
@@ -20,6 +20,7 @@ from neulig_ray.merging.declare.gated import GatedMethod
 from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.merging.prediction import ensemble_logits
 from neulig_ray.models.archs import Arch
+from neulig_ray.results.granularities import OWN
 
 
 def evaluate_gated(
@@ -29,15 +30,15 @@ def evaluate_gated(
     context: EvaluationContext,
     val: LigandData,
     *,
-    granularities: Sequence[str] = GRANULARITIES,
+    granularities: Sequence[str] = OWN,
     options: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> list[Row]:
     """Rows of one member on the context's split, the test split: granularity x task x order.
 
     The weights are what the method makes of every image's beta. Those of `task` and `global` come from `val`;
-    `settings` are the keywords of `predict`. Ensembling uses every image's own weights on the row's images,
-    `matched_ensembling_accuracy` the weights that the row's merged model had; `entropy` and
+    `settings` are fields of `granularity.Settings`. Ensembling uses every image's own weights on the row's
+    images, `matched_ensembling_accuracy` the weights that the row's merged model had; `entropy` and
     `routing_accuracy` are the gate's own. Raises TrainingDiverged for a merged model whose logits are NaN,
     and InputError as the method does.
     """

@@ -9,18 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from neulig_ray.errors import InputError, NotFinite, TrainingDiverged, unknown
+from neulig_ray.errors import InputError, NotFinite, TrainingDiverged
 from neulig_ray.evaluation.context import EvaluationContext, choose
 from neulig_ray.evaluation.correct_images import with_correct_images
+from neulig_ray.evaluation.granularity import RULES
 from neulig_ray.evaluation.metrics import accuracy, compare
 from neulig_ray.evaluation.re_estimation import with_new_statistics
 from neulig_ray.evaluation.rows import Row, new_row
-from neulig_ray.experiment.config import GRANULARITIES
 from neulig_ray.ligand.data import combination_key
 from neulig_ray.merging.declare.method import MergingMethod
 from neulig_ray.merging.inputs import MergeInputs
 from neulig_ray.merging.merged_models import MergedModels
 from neulig_ray.merging.prediction import equivalent_embedding, head_logits
+from neulig_ray.results.granularities import check_granularity
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,7 @@ class _Study:
     def merge(self, setting: Mapping[str, Any]) -> MergedModels:
         """Raises InputError for a granularity that results do not know."""
         merged = self.method.run(self.inputs, {**self.options, **setting})
-        if merged.granularity not in GRANULARITIES:
-            raise unknown(f"granularity of {self.method.name}'s models:", merged.granularity, GRANULARITIES)
+        check_granularity(merged.granularity, f"granularity of {self.method.name}'s models:")
         return merged
 
     def follow(self, merged: MergedModels, buffers: str) -> MergedModels:
@@ -179,7 +179,7 @@ class _Study:
             embeddings = equivalent_embedding(coefficients, stacked, lambda: self._origin(task))
             ensembled = head_logits(embeddings, context.head(task))
             values = compare(logits, ensembled, labels, what)
-        batch = {"batch_size": self.batch_size} if merged.granularity.startswith("batch") else {}
+        batch = {"batch_size": self.batch_size} if "batch_size" in RULES[merged.granularity].settings else {}
         row = new_row(task, merged.granularity, buffers=buffers, num_samples=len(labels), **batch, **values)
         row = with_correct_images(row, every, labels, merging=logits, ensembling=ensembled)
         return {**row, "parameters": merged.parameters}

@@ -4,20 +4,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from neulig_ray.errors import InputError
+from neulig_ray.results.granularities import OWN, check_granularity
 from neulig_ray.storage.layout import LONGEST, reserved, usable_name
 
-Granularity = Literal[
-    "sample", "task", "global", "batch-first", "batch-mean", "batch-first-mixed", "batch-mean-mixed"
-]
-GRANULARITIES: tuple[Granularity, ...] = (
-    "task",
-    "sample",
-    "batch-first",
-    "batch-mean",
-    "batch-first-mixed",
-    "batch-mean-mixed",
-    "global",
-)
+GRANULARITIES = OWN  # the package's own
 METHODS = (
     "zeroshot",
     "expert",
@@ -102,7 +92,8 @@ class Search:
 class Evaluation:
     """What is measured on the test split."""
 
-    granularities: tuple[Granularity, ...] = GRANULARITIES
+    granularities: tuple[str, ...] = GRANULARITIES
+    """What one merged model serves (docs/results.md); plugins add others."""
     sample_images: int = 200
     """Test images of each task at `sample`, where every image has a merged model of its own."""
     batch_size: int = 128
@@ -174,7 +165,7 @@ class Experiment:
     task_seed: int = 0
     """Of the tasks' images and splits."""
     plugins: tuple[str, ...] = ()
-    """Python files that add tasks, archs or methods."""
+    """Python files that add tasks, archs, methods or granularities."""
     pretrain: Pretrain = field(default_factory=Pretrain)
     finetune: Finetune = field(default_factory=Finetune)
     ligand: Ligand = field(default_factory=Ligand)
@@ -276,3 +267,7 @@ def check_values(experiment: Experiment) -> None:
         raise InputError(f"search.zero_alignment {e.search.zero_alignment} must lie in 0..1")
     if "ligand" in e.methods and not e.evaluation.granularities:
         raise InputError(f"evaluation.granularities is empty: use some of {', '.join(GRANULARITIES)}")
+    for granularity in e.evaluation.granularities:
+        check_granularity(granularity, "granularity in evaluation.granularities:")
+        if e.evaluation.granularities.count(granularity) > 1:
+            raise InputError(f"evaluation.granularities names {granularity!r} twice")

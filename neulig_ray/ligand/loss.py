@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from neulig_ray.ligand.portland import Portland
-from neulig_ray.ligand.weighted_offset import alignment_loss
+from neulig_ray.ligand.weighted_offset import weighted_offset_loss
 
 Objective = Literal["sup", "semi"]
 
@@ -71,5 +71,5 @@ def ligand_loss(
     ensembled = (beta.unsqueeze(-1) * parts).sum(2)
     loss = prediction_loss(heads.logits(ensembled), labels, objective)
     if alignment_weight:
-        loss = loss + alignment_weight * alignment_loss(beta, forms)
+        loss = loss + alignment_weight * weighted_offset_loss(beta, forms)
     return loss

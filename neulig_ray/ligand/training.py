@@ -19,7 +19,7 @@ CHUNK = 16  # rounds scheduled, and checked for NaN, at a time
 def train_ligands(
     combinations: Sequence[Combination],
     data: LigandData,
-    alignment: torch.Tensor,
+    forms: torch.Tensor,
     *,
     objective: Objective,
     learning_rate: float,
@@ -32,7 +32,7 @@ def train_ligands(
     rungs = ligand_rungs(
         combinations,
         data,
-        alignment,
+        forms,
         objective=objective,
         learning_rate=learning_rate,
         alignment_weight=alignment_weight,
@@ -46,7 +46,7 @@ def train_ligands(
 def ligand_rungs(
     combinations: Sequence[Combination],
     data: LigandData,
-    alignment: torch.Tensor,
+    forms: torch.Tensor,
     *,
     objective: Objective,
     learning_rate: float,
@@ -57,7 +57,7 @@ def ligand_rungs(
 ) -> Iterator[tuple[int, Portland]]:
     """Train with Adam and yield (epochs, the ligand after so many epochs) for each of the rising `rungs`.
 
-    `data` is the train split, `alignment` (members, n, n) the forms Q of L_a. Members share nothing but the
+    `data` is the train split, `forms` (members, n, n) the forms Q of L_a. Members share nothing but the
     arithmetic: each has its own initialisation, images and number of steps, so it equals, up to float
     rounding, the member trained alone. One whose epochs have fewer steps goes on while the others finish,
     and what it was at its own end of each rung is what is yielded.
@@ -74,12 +74,12 @@ def ligand_rungs(
     for combination in combinations:
         data.check(combination)
     n = len(combinations[0])
-    if alignment.shape != (len(combinations), n, n):
-        raise ValueError(f"alignment {tuple(alignment.shape)} for {len(combinations)} combinations of {n}")
+    if forms.shape != (len(combinations), n, n):
+        raise ValueError(f"forms {tuple(forms.shape)} for {len(combinations)} combinations of {n}")
     dim = data.embedding(combinations[0][0], task_of(combinations[0][0])).shape[1]
     portland = Portland.initialised(combinations, dim, seed)
     loss_of = partial(
-        ligand_loss, portland, forms=alignment, objective=objective, alignment_weight=alignment_weight
+        ligand_loss, portland, forms=forms, objective=objective, alignment_weight=alignment_weight
     )
     optimizer = torch.optim.Adam(portland.parameters(), lr=learning_rate, fused=True)
     slots = [_Slot(combinations, data, slot) for slot in range(n)]

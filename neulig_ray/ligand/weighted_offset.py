@@ -84,6 +84,6 @@ class Offsets:
         return [self.keys.index(key) for key in combination]
 
 
-def alignment_loss(beta: torch.Tensor, forms: torch.Tensor) -> torch.Tensor:
+def weighted_offset_loss(beta: torch.Tensor, forms: torch.Tensor) -> torch.Tensor:
     """beta^T Q beta for each image, (members, batch): beta (members, batch, n), forms (members, n, n)."""
     return (torch.bmm(beta, forms) * beta).sum(-1)

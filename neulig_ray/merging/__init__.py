@@ -1,6 +1,5 @@
 """Merging methods, one file each in `methods`, found through METHODS, and the engine that runs them."""
 
-from neulig_ray.merging._options import TENTHS, About, Density, Scaling, Seed, tuned
 from neulig_ray.merging.declare.ensemble import ensemble
 from neulig_ray.merging.declare.gated import gated
 from neulig_ray.merging.declare.masked import masked
@@ -13,6 +12,7 @@ from neulig_ray.merging.declare.trained import trained
 from neulig_ray.merging.inputs import MergeInputs
 from neulig_ray.merging.merged_models import MergedModels
 from neulig_ray.merging.models import Tensors
+from neulig_ray.merging.options import TENTHS, About, Density, Scaling, Seed, tuned
 
 __all__ = [
     "METHODS",

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import torch
 
 from neulig_ray.errors import InputError, TrainingDiverged
-from neulig_ray.merging._options import About
 from neulig_ray.merging.inputs import MergeInputs, endless
+from neulig_ray.merging.options import About
 
 Steps = Annotated[int, About("number of optimiser steps, each on one batch of every task", at_least=0)]
 BatchSize = Annotated[int, About("number of images of each task in a step", at_least=1)]

@@ -7,9 +7,9 @@ import torch
 from torch.func import functional_call
 
 from neulig_ray.errors import InputError
-from neulig_ray.merging._options import About
 from neulig_ray.merging.adaptation import backward_each, entropy, minimise, task_batches
 from neulig_ray.merging.inputs import MergeInputs
+from neulig_ray.merging.options import About
 from neulig_ray.merging.prediction import head_logits
 from neulig_ray.merging.task_vectors import TaskVectors
 from neulig_ray.weights.compatibility import check_specs

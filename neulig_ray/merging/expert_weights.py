@@ -6,7 +6,7 @@ from typing import Annotated
 import torch
 
 from neulig_ray.errors import InputError
-from neulig_ray.merging._options import About
+from neulig_ray.merging.options import About
 
 _SUBTRACTED = (
     "To subtract what an expert learnt, use task-arithmetic with the base: its scaling takes negative "

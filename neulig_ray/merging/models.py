@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from neulig_ray.errors import InputError
-from neulig_ray.merging._options import accepted
+from neulig_ray.merging.options import accepted
 from neulig_ray.merging.selection import Selection
 from neulig_ray.weights.comparison import agree
 from neulig_ray.weights.fitting import fit

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import torch
 
-from neulig_ray.merging._options import About
 from neulig_ray.merging.models import Tensors
+from neulig_ray.merging.options import About
 
 OffDiagonal = Annotated[
     float, About("factor of the Gram matrices' entries off the diagonal", at_least=0, at_most=1)

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import torch
 from torch.linalg import svd
 
-from neulig_ray.merging._options import About
 from neulig_ray.merging.models import Tensors
+from neulig_ray.merging.options import About
 
 Convolutions = Annotated[
     Literal["mean", "reshape"],

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 import torch
 
 from neulig_ray.errors import NotApplicable
-from neulig_ray.merging._options import About
 from neulig_ray.merging.models import Models
+from neulig_ray.merging.options import About
 
 On = Annotated[
     Literal["weights", "deltas"], About("what lies on the sphere: parameters, or differences from the base")

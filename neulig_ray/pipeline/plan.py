@@ -7,7 +7,7 @@ from neulig_ray.cluster.cost import Sizes
 from neulig_ray.errors import InputError
 from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.experiment.combinations import Group, collaborator, groups, origins_of
-from neulig_ray.experiment.config import GRANULARITIES, Experiment, check_values
+from neulig_ray.experiment.config import Experiment, check_values
 from neulig_ray.experiment.method_spec import MethodSpec
 from neulig_ray.merging.declare.gated import GatedMethod
 from neulig_ray.models.archs import ARCHS
@@ -15,6 +15,7 @@ from neulig_ray.models.clip import image_size
 from neulig_ray.models.origin_source import parse_origin
 from neulig_ray.pipeline.names import check_names
 from neulig_ray.pipeline.stages import STAGES
+from neulig_ray.results.granularities import GRANULARITIES
 from neulig_ray.stages.embeddings import EmbeddingJob, embedding_job
 from neulig_ray.stages.evaluations import Evaluation, plan_evaluations
 from neulig_ray.stages.experts import ExpertJob, expert_job
@@ -154,7 +155,7 @@ def make_plan(experiment: Experiment) -> Plan:
         )
     if gated:
         cells = [
-            plan_cell(e, group, alignment, models[group.arch]) for group in found for alignment in e.alignment
+            plan_cell(e, group, objective, models[group.arch]) for group in found for objective in e.alignment
         ]
     evaluations, statistics = plan_evaluations(e, methods, found, cells, models)
     return Plan(

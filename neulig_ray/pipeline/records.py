@@ -63,7 +63,7 @@ def trials(plan: Plan, storage: Storage) -> list[records.Trial]:
                 records.Trial(
                     **_place(cell.group),
                     seed=plan.experiment.seed,
-                    alignment=cell.alignment,
+                    alignment=cell.objective,
                     learning_rate=about["learning_rate"],
                     alignment_weight=about["alignment_weight"],
                     val_merging=about.get("val_merging"),
@@ -83,7 +83,7 @@ def cells(plan: Plan, storage: Storage) -> list[records.Cell]:
     for group in plan.groups:
         own = [cell for cell in plan.cells if cell.group == group]
         files = {
-            f"{cell.alignment}.safetensors": storage.load(cell.artifact, LIGAND_FILE)
+            f"{cell.objective}.safetensors": storage.load(cell.artifact, LIGAND_FILE)
             for cell in own
             if storage.exists(cell.artifact)
         }

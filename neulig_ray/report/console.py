@@ -11,16 +11,18 @@ from rich.console import Console, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
+from neulig_ray.results.granularities import OWN, granularity_of, in_order
+from neulig_ray.results.schema import SHOWN
 from neulig_ray.results.summary import Line, Score, Table, tables
 from neulig_ray.results.variants import labels
 
 LEGEND = (
     "cells: merging / ensembling / gap (ensembling - merging); accuracies in percent, gaps in points, each "
-    "rounded by itself. |gap|: mean of the absolute gaps. H: entropy of beta over log n. route: percentage "
-    "of images whose largest beta is their own task's expert. *: knows the task of a test image, or that "
-    "its batch has one task; the other lines do not."
+    "rounded by itself. |gap|: mean of the absolute gaps. "
+    + "".join(f"{column.heading}: {column.meaning}. " for column in SHOWN.values())
+    + "*: knows the task of a test image, or that its batch has one task; the other lines do not."
 )
-_EXTRAS: Final = ("|gap|", "H", "route")
+EXTRAS: Final = ("|gap|", *(column.heading for column in SHOWN.values()))  # beside a line's mean
 _INTERVAL: Final = "95 %"
 _LABEL_WIDTH: Final = 19
 _DIGITS: Final = 4
@@ -31,10 +33,11 @@ _WIDE: Final = 200
 def print_tables(frame: pd.DataFrame, console: Console | None = None) -> None:
     """Print every table of the frame, as compact as the console is narrow."""
     console = console or Console(width=None if _is_terminal() else _WIDE)
-    for table in tables(frame):
+    made = tables(frame)
+    for table in made:
         for part in _renderables(table, console.width):
             console.print(part)
-    console.print(Text(LEGEND, style="dim"))
+    console.print(Text(legend(made), style="dim"))
 
 
 def text(frame: pd.DataFrame, width: int = _WIDE) -> str:
@@ -46,17 +49,23 @@ def text(frame: pd.DataFrame, width: int = _WIDE) -> str:
 
 def markdown(made: pd.DataFrame | Sequence[Table], means_only: bool = False) -> str:
     """The tables as Markdown, one line to a row, for a README or an artifact; without tasks if means_only."""
-    legend = LEGEND.replace("*:", "\\*:").replace("|", "\\|")
     whole = tables(made) if isinstance(made, pd.DataFrame) else made
-    return "\n\n".join([*(_markdown_table(table, means_only) for table in whole), legend]) + "\n"
+    legends = legend(whole).replace("*:", "\\*:").replace("|", "\\|")
+    return "\n\n".join([*(_markdown_table(table, means_only) for table in whole), legends]) + "\n"
 
 
-def number(value: float, sign: bool = False) -> str:
-    """One decimal, never "-0.0"; "" for what was not measured."""
+def legend(made: Sequence[Table]) -> str:
+    """What cells and marks mean, and the granularities of the tables that are not the package's own."""
+    shown = {x.variant.granularity for table in made for x in table.lines if x.variant.shows_granularity}
+    added = [granularity_of(name) for name in in_order(shown - set(OWN))]
+    return " ".join([LEGEND, *(f"{g.name}: {g.meaning}." for g in added if g.meaning)])
+
+
+def number(value: float, sign: bool = False, digits: int = 1) -> str:
+    """So many decimals, never "-0.0"; "" for what was not measured."""
     if value != value:
         return ""
-    rounded = round(value, 1) + 0.0
-    return f"{rounded:+.1f}" if sign else f"{rounded:.1f}"
+    return f"{round(value, digits) + 0.0:{'+' * sign}.{digits}f}"
 
 
 def score_parts(score: Score) -> list[str]:
@@ -75,13 +84,9 @@ def interval(score: Score, between: str = " to ") -> str:
 
 
 def extras(line: Line) -> list[str]:
-    """The columns beside the mean: mean |gap|, entropy of beta, routing accuracy."""
-    entropy = line.others["entropy"]
-    return [
-        number(line.absolute_gap),
-        "" if entropy != entropy else f"{entropy:.2f}",
-        number(line.others["routing_accuracy"]),
-    ]
+    """The cells of EXTRAS: mean |gap|, and the means of the columns that tables show."""
+    means = (number(line.others[name], digits=column.digits) for name, column in SHOWN.items())
+    return [number(line.absolute_gap), *means]
 
 
 def line_label(line: Line, label: str) -> str:
@@ -112,7 +117,7 @@ def _grid(table: Table, height: int, label_width: int) -> Grid:
     for name in (*table.tasks, "mean"):
         grid.add_column(name, no_wrap=True, header_style="bold")
     intervals = [_INTERVAL] if table.has_intervals and height < _TALL else []
-    for name in (*intervals, *_EXTRAS):
+    for name in (*intervals, *EXTRAS):
         grid.add_column(name, justify="right", no_wrap=True, style="dim")
     section = ""
     for line, label in zip(table.lines, labels([x.variant for x in table.lines]), strict=True):
@@ -158,7 +163,7 @@ def _markdown_table(table: Table, means_only: bool) -> str:
 
     tasks = () if means_only else table.tasks
     intervals = [_INTERVAL] if table.has_intervals else []
-    head = ["", *tasks, "mean", *intervals, *(name.replace("|", "\\|") for name in _EXTRAS)]
+    head = ["", *tasks, "mean", *intervals, *(name.replace("|", "\\|") for name in EXTRAS)]
     rows = [row(head), row(["---"] + ["---:"] * (len(head) - 1))]
     section = ""
     for line, label in zip(table.lines, labels([x.variant for x in table.lines]), strict=True):

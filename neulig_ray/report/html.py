@@ -10,12 +10,14 @@ import pandas as pd
 from neulig_ray.redaction import without_secrets
 from neulig_ray.report import plots
 from neulig_ray.report.capabilities import capabilities
-from neulig_ray.report.console import extras, gap_style, interval, number
+from neulig_ray.report.console import EXTRAS, extras, gap_style, interval, number
 from neulig_ray.report.page import STYLE
 from neulig_ray.report.published_html import not_beside, notes_beside, rows_beside
 from neulig_ray.report.published_rows import Published, names, published
+from neulig_ray.results.granularities import GRANULARITIES, granularity_of, in_order
+from neulig_ray.results.schema import SHOWN
 from neulig_ray.results.summary import Line, Score, Table, tables
-from neulig_ray.results.variants import GRANULARITIES, KNOWS_TASK, labels
+from neulig_ray.results.variants import labels
 
 _SECTION_TITLES: Final = {
     "reference": "Floor and ceiling",
@@ -193,8 +195,11 @@ def _gap(score: Score) -> str:
 def _table(table: Table, others: Published | None = None) -> str:
     groups = (*table.tasks, "mean")
     head = "".join(f'<th colspan="3" class="group">{escape(name)}</th>' for name in groups)
+    first, *others_shown = (escape(name) for name in EXTRAS)
+    extra = f'<th rowspan="2" class="group">{first}</th>'
+    extra += "".join(f'<th rowspan="2">{name}</th>' for name in others_shown)
     sub = "<th>mer</th><th>ens</th><th>gap</th>" * len(groups)
-    width = 1 + 3 * len(groups) + 3
+    width = 1 + 3 * len(groups) + len(EXTRAS)
     body, section = [], ""
     for line, label in zip(table.lines, labels([x.variant for x in table.lines]), strict=True):
         if line.variant.section != section:
@@ -206,8 +211,7 @@ def _table(table: Table, others: Published | None = None) -> str:
     failures = "".join(f"<li>{escape(reason)}</li>" for reason in table.failures)
     return (
         f'<h3>{escape(table.title)}</h3><div class="scroll"><table class="results"><thead>'
-        f'<tr><th rowspan="2"></th>{head}<th rowspan="2" class="group">|gap|</th>'
-        f'<th rowspan="2">H(&beta;)</th><th rowspan="2">route</th></tr><tr class="sub">{sub}</tr></thead>'
+        f'<tr><th rowspan="2"></th>{head}{extra}</tr><tr class="sub">{sub}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
         f'<p class="caption">{escape(table.caption)}</p>{notes_beside(table, others)}'
         + (f'<div class="failed"><b>Not measured</b><ul>{failures}</ul></div>' if failures else "")
@@ -216,13 +220,13 @@ def _table(table: Table, others: Published | None = None) -> str:
 
 def _row(table: Table, line: Line, label: str) -> str:
     variant = line.variant
-    meaning = escape(GRANULARITIES.get(variant.granularity, "")) if variant.shows_granularity else ""
+    meaning = escape(granularity_of(variant.granularity).meaning) if variant.shows_granularity else ""
     mark = f' <abbr title="{_KNOWS}">*</abbr>'
     name = escape(label) + (mark if variant.knows_task else "") + (" ⚠" if line.failures else "")
     cells = [_score_cells(line.scores.get(task, Score()), "") for task in table.tasks]
     cells.append(_score_cells(line.mean, " mean", line.spread))
-    gap, entropy, routing = extras(line)
-    cells.append(f'<td class="start">{gap}</td><td>{entropy}</td><td>{routing}</td>')
+    first, *others = extras(line)
+    cells.append(f'<td class="start">{first}</td>' + "".join(f"<td>{value}</td>" for value in others))
     return f'<tr><th title="{meaning}">{name}</th>{"".join(cells)}</tr>'
 
 
@@ -244,16 +248,16 @@ def _ends(score: Score) -> str:
 
 def _notes() -> str:
     rows = "".join(
-        f"<tr><th>{escape(name)}</th><td>{escape(meaning)}</td>"
-        f"<td>{'yes' if name in KNOWS_TASK else 'no'}</td></tr>"
-        for name, meaning in GRANULARITIES.items()
+        f"<tr><th>{escape(g.name)}</th><td>{escape(g.meaning)}</td>"
+        f"<td>{'yes' if g.knows_task else 'no'}</td></tr>"
+        for g in map(granularity_of, in_order(GRANULARITIES))
     )
+    shown = "".join(f"<b>{escape(c.heading)}</b>: {escape(c.meaning)}. " for c in SHOWN.values())
     return (
         f'<section id="notes"><h2>What the rows mean</h2>{_NOTES}'
         f'<table class="notes"><thead><tr><th>granularity</th><th>what one merged model serves</th>'
         f"<th>knows the task *</th></tr></thead><tbody>{rows}</tbody></table>"
         "<p><b>|gap|</b>: mean of the absolute gaps over combinations and tasks, so that gains and losses do "
-        "not cancel. <b>H(&beta;)</b>: entropy of &beta; over log n; 0 chooses one expert, 1 weights all "
-        "alike. <b>route</b>: percentage of images whose largest &beta; is their own task's expert. "
+        f"not cancel. {shown}An entropy of 0 chooses one expert, 1 weights all alike. "
         "<b>BN</b>: where BatchNorm's statistics come from. Numbers are rounded one by one.</p></section>"
     )

@@ -8,8 +8,9 @@ from typing import Any, Final, Literal
 
 import pandas as pd
 
+from neulig_ray.results.granularities import OWN, granularity_of, in_order
 from neulig_ray.results.summary import points, variants
-from neulig_ray.results.variants import GRANULARITIES, KNOWS_TASK, Variant
+from neulig_ray.results.variants import Variant
 
 INK, PAPER = "#1f2937", "#ffffff"
 BLUE, ORANGE, GREY = "#2f6fde", "#e07a1f", "#8a8f98"
@@ -75,13 +76,10 @@ def gaps(frame: pd.DataFrame, theme: Theme = "file") -> Any:
     archs = sorted(frame["arch"].unique())
     ink = _ink(theme)
     figure = _figure((max(5.4, _PANEL * len(archs)), 3.4), theme)
-    every = (*GRANULARITIES, "average")
-    measured = {
-        variant.granularity if variant.method == "ligand" else variant.method
-        for variant, rows in variants(frame)
-        if rows["gap"].notna().any()
-    }
-    names = [name for name in every if name in measured] or list(every)
+    measured = [variant for variant, rows in variants(frame) if rows["gap"].notna().any()]
+    names = in_order(variant.granularity for variant in measured if variant.method == "ligand")
+    names += ["average"] if any(variant.method == "average" for variant in measured) else []
+    names = names or [*OWN, "average"]
     for place, arch in enumerate(archs):
         axes = figure.add_subplot(1, len(archs), place + 1)
         axes.axvline(0, color=ink, alpha=0.55, linewidth=1, zorder=1)
@@ -94,7 +92,7 @@ def gaps(frame: pd.DataFrame, theme: Theme = "file") -> Any:
             colour = _COLOURS.get(variant.alignment, GREY)
             axes.scatter(values, [row] * len(values), s=14, color=colour, alpha=0.35, linewidths=0, zorder=2)
             axes.scatter([values.mean()], [row], s=90, marker="|", color=colour, linewidths=2, zorder=3)
-        labels = [name + ("*" if name in KNOWS_TASK else "") for name in names]
+        labels = [name + ("*" if granularity_of(name).knows_task else "") for name in names]
         axes.set_yticks(range(len(names)), labels if place == 0 else [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set(title=arch, xlabel="gap: ensembling - merging (points)")

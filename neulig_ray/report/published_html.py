@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
+from neulig_ray.report.console import EXTRAS
 from neulig_ray.report.published_rows import Cell, Published, PublishedRow
 from neulig_ray.results.summary import Table
 
@@ -49,7 +50,7 @@ def _row(row: PublishedRow, tasks: Sequence[str]) -> str:
     mark = " †" if row.note else ""
     cells = [_cells(row.scores.get(task, (None, None, None))) for task in tasks]
     cells.append(_cells(row.mean, " mean"))
-    own = '<td class="start"></td><td></td><td></td>'
+    own = f'<td class="start"></td>{"<td></td>" * (len(EXTRAS) - 1)}'
     return (
         f'<tr class="published"><th title="{hint}">{escape(row.label)}{mark}</th>{"".join(cells)}{own}</tr>'
     )

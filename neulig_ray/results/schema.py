@@ -1,7 +1,11 @@
-"""The results table: one row for each measured accuracy of one task. Its columns are a fixed interface."""
+"""The results table: one row for each measured accuracy of one task. Its columns are a fixed interface.
+
+A further column is a line of VALUES (or KEY), and whatever puts its value into a row.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -10,60 +14,87 @@ from neulig_ray.errors import StageError, unknown
 
 TEXT, INTEGER, REAL = "string", "Int64", "float64"
 
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its type, and what it means, for people.
+
+    `measured`: a number that is averaged over seeds, orders and combinations, and empty in a row that failed.
+    `percentage`: such a number between 0 and 100. `heading`: what tables call the column that shows its mean,
+    with so many `digits`; "": they do not show it.
+    """
+
+    dtype: str
+    meaning: str
+    measured: bool = False
+    percentage: bool = False
+    heading: str = ""
+    digits: int = 1
+
+
+def _percentage(meaning: str, heading: str = "") -> Column:
+    return Column(REAL, meaning, measured=True, percentage=True, heading=heading)
+
+
 KEY = {
-    "arch": TEXT,
-    "origin": TEXT,
-    "n": INTEGER,
-    "collaborators": TEXT,
-    "method": TEXT,
-    "options": TEXT,
-    "alignment": TEXT,
-    "granularity": TEXT,
-    "buffers": TEXT,
-    "batch_size": INTEGER,
-    "order_seed": INTEGER,
-    "seed": INTEGER,
-    "protocol": TEXT,
-    "task": TEXT,
-    "split": TEXT,
+    "arch": Column(TEXT, "architecture of the models"),
+    "origin": Column(
+        TEXT, "foundation weights of the experts; where these differ, comma-joined in their order"
+    ),
+    "n": Column(INTEGER, "number of collaborators; 1: an expert alone, 0: its origin"),
+    "collaborators": Column(TEXT, "tasks of the experts, comma-joined; `task@origin` where origins differ"),
+    "method": Column(TEXT, "the method"),
+    "options": Column(TEXT, "as JSON the options that are not the method's defaults"),
+    "alignment": Column(
+        TEXT, "the ligand's objective, its prediction term: `sup` (labels), `semi` (entropy)"
+    ),
+    "granularity": Column(TEXT, "what one merged parameter vector serves, see below"),
+    "buffers": Column(TEXT, "BatchNorm statistics: `average` or `re-estimated`; empty for networks without"),
+    "batch_size": Column(INTEGER, "images of a batch, of the `batch-*` granularities"),
+    "order_seed": Column(INTEGER, "which shuffle made the batches"),
+    "seed": Column(INTEGER, "the ligand's or the method's seed"),
+    "protocol": Column(TEXT, "which splits: `standard` or `paper`"),
+    "task": Column(TEXT, "the task whose images were measured"),
+    "split": Column(TEXT, "the split that they are of; `standard` reports on the official test split"),
 }
 VALUES = {
-    "num_samples": INTEGER,
-    "merging_accuracy": REAL,
-    "ensembling_accuracy": REAL,
-    "gap": REAL,
-    "matched_ensembling_accuracy": REAL,
-    "agreement": REAL,
-    "kl": REAL,
-    "entropy": REAL,
-    "routing_accuracy": REAL,
-    "alignment_weight": REAL,
-    "learning_rate": REAL,
-    "parameters": INTEGER,
-    "seconds": REAL,
-    "peak_memory_bytes": INTEGER,
-    "status": TEXT,
-    "fingerprint": TEXT,
-    "gap_low": REAL,
-    "gap_high": REAL,
-    "agreement_unsure": REAL,
+    "num_samples": Column(INTEGER, "number of images"),
+    "merging_accuracy": _percentage("of the merged parameters, or of the single model"),
+    "ensembling_accuracy": _percentage(
+        "of the weighted embeddings; a ligand's always with each image's own beta"
+    ),
+    "gap": Column(REAL, "ensembling minus merging, percentage points, signed", measured=True),
+    "matched_ensembling_accuracy": _percentage("ensembling with the beta that the row's merged model had"),
+    "agreement": _percentage("percentage of images of which merged and ensembled predictions coincide"),
+    "kl": Column(REAL, "mean KL divergence of the merged from the ensembled prediction, nats", measured=True),
+    "entropy": Column(REAL, "entropy of beta over log n", measured=True, heading="H", digits=2),
+    "routing_accuracy": _percentage(
+        "percentage of images whose largest beta is their own task's expert", heading="route"
+    ),
+    "alignment_weight": Column(REAL, "the ligand's weight of the weighted-offset term"),
+    "learning_rate": Column(REAL, "the ligand's learning rate"),
+    "parameters": Column(INTEGER, "numbers that are kept at inference"),
+    "seconds": Column(REAL, "that the worker took for the row's evaluation"),
+    "peak_memory_bytes": Column(INTEGER, "of that worker since it started"),
+    "status": Column(TEXT, "`ok`, or `failed: ` or `skipped: ` and why"),
+    "fingerprint": Column(TEXT, "of the evaluation that the row is from"),
+    "gap_low": Column(REAL, "lower end of the gap's 95 % interval: paired bootstrap over the row's images"),
+    "gap_high": Column(REAL, "upper end of it"),
+    "agreement_unsure": _percentage(
+        "`agreement` on the images whose largest beta is below 0.9: elsewhere both are one expert"
+    ),
 }
 COLUMNS = {**KEY, **VALUES}
 
-PERCENTAGES = (
-    "merging_accuracy",
-    "ensembling_accuracy",
-    "matched_ensembling_accuracy",
-    "agreement",
-    "agreement_unsure",
-    "routing_accuracy",
+PERCENTAGES = tuple(name for name, column in COLUMNS.items() if column.percentage)
+MEASURED = (  # in the order in which trackers have recorded them
+    *PERCENTAGES,
+    *(name for name, column in COLUMNS.items() if column.measured and not column.percentage),
 )
-MEASURED = (*PERCENTAGES, "gap", "kl", "entropy")  # empty in a row that failed
 INTERVAL = ("gap_low", "gap_high")  # of the row's own gap: no mean of them is an interval
+SHOWN = {name: column for name, column in COLUMNS.items() if column.heading}
 
 OK = "ok"
-
-
 SKIPPED = "skipped: "
 
 
@@ -86,7 +117,7 @@ def canonical_options(options: Mapping[str, Any] | str | None) -> str:
 
 def empty() -> pd.DataFrame:
     """A results table without rows."""
-    return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in COLUMNS.items()})
+    return pd.DataFrame({name: pd.Series(dtype=column.dtype) for name, column in COLUMNS.items()})
 
 
 def frame(rows: Iterable[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
@@ -101,12 +132,12 @@ def frame(rows: Iterable[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
         if name not in COLUMNS:
             raise unknown("column of the results", str(name), COLUMNS)
     made: dict[str, Any] = {}
-    for name, dtype in COLUMNS.items():
+    for name, declared in COLUMNS.items():
         column: Any = given[name] if name in given else pd.Series([None] * len(given), index=given.index)
         if name == "options":
             column = column.map(lambda value: canonical_options(None if _missing(value) else value))
-        made[name] = column.astype(dtype)
-        if dtype == TEXT:
+        made[name] = column.astype(declared.dtype)
+        if declared.dtype == TEXT:
             made[name] = made[name].fillna(OK if name == "status" else "")
     table = pd.DataFrame(made)
     computed = table["ensembling_accuracy"] - table["merging_accuracy"]

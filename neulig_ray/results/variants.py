@@ -5,22 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-GRANULARITIES: Final = {
-    "task": "one merged model for a task: the mean of beta over the task's val images",
-    "sample": "every image its own merged model",
-    "batch-first": "the first image's beta serves its whole batch of one task (the reference's rule)",
-    "batch-mean": "the mean beta of a batch of one task serves that batch",
-    "batch-first-mixed": "as batch-first, but a batch mixes all n tasks",
-    "batch-mean-mixed": "as batch-mean, but a batch mixes all n tasks",
-    "global": "one static merged model for everything: the mean of the task betas",
-}
-KNOWS_TASK: Final = frozenset({"task", "batch-first", "batch-mean"})
+from neulig_ray.results.granularities import granularity_of
 
 REFERENCE, MERGING, SEVERAL = "reference", "merging", "merging, several models"
 ENSEMBLE = "ensembles, uniform"
 _SECTIONS: Final = (REFERENCE, MERGING, SEVERAL, ENSEMBLE)
 ENSEMBLE_PREFIX: Final = "ensemble-"  # left out where the section says so
-_ALIGNMENTS: Final = ("sup", "semi")
+_OBJECTIVES: Final = ("sup", "semi")
 
 FIELDS: Final = (
     "method",
@@ -71,7 +62,7 @@ class Variant:
             return REFERENCE
         if self.nature.ensembles and not self.nature.merges:
             return ENSEMBLE
-        return MERGING if self.granularity in ("", "global") else SEVERAL
+        return MERGING if not self.granularity or granularity_of(self.granularity).static else SEVERAL
 
     @property
     def shows_granularity(self) -> bool:
@@ -101,7 +92,7 @@ class Variant:
     @property
     def knows_task(self) -> bool:
         """Whether the line needs to know the task of a test image: batches of one task tell it as well."""
-        return self.granularity in KNOWS_TASK and self.nature.n > 1
+        return granularity_of(self.granularity).knows_task and self.nature.n > 1
 
     @property
     def title(self) -> str:
@@ -113,12 +104,11 @@ class Variant:
     def place(self) -> tuple[object, ...]:
         """Where the line stands in a table; of a section's methods, those with both accuracies first."""
         section = _SECTIONS.index(self.section) if self.section in _SECTIONS else len(_SECTIONS)
-        alignment = _ALIGNMENTS.index(self.alignment) if self.alignment in _ALIGNMENTS else 9
+        objective = _OBJECTIVES.index(self.alignment) if self.alignment in _OBJECTIVES else len(_OBJECTIVES)
         n, both = min(self.nature.n, 2), self.nature.merges and self.nature.ensembles
-        granularities = list(GRANULARITIES)
-        granularity = granularities.index(self.granularity) if self.granularity in granularities else 9
+        granularity = granularity_of(self.granularity).order, self.granularity
         default = self.options == "{}"
-        return (section, alignment, self.alignment, n, not both, self.method, granularity, not default,
+        return (section, objective, self.alignment, n, not both, self.method, granularity, not default,
                 self.options, self.buffers, self.batch_size, self.protocol, self.split)  # fmt: skip
 
 

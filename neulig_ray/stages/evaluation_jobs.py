@@ -36,6 +36,7 @@ from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import skeleton
 from neulig_ray.models.work import forward_flops
 from neulig_ray.results import correctness
+from neulig_ray.results.granularities import granularity_of
 from neulig_ray.results.schema import skipped
 from neulig_ray.stages.merge_inputs import MergeReader
 from neulig_ray.stages.read_inputs import SharedSplit, load_bare_tower, on_device, read_split, read_stack
@@ -45,7 +46,6 @@ from neulig_ray.storage.storage import Storage
 
 ROWS_FILE = "rows.json"
 CORRECT_FILE = "correct.safetensors"
-MIXED = ("batch-first-mixed", "batch-mean-mixed")
 
 
 class MeasuredRows(NamedTuple):
@@ -82,8 +82,7 @@ class EvaluationJob(Job):
     def cost(self, sizes: Sizes) -> Cost:
         flops, data, settings = forward_flops(self.models.arch), self.models.data, self.settings
         if "granularity" in settings:
-            orders = settings.get("order_seeds", 1) if settings["granularity"] in MIXED else 1
-            limit = settings.get("sample_images")
+            orders, limit = settings.get("order_seeds", 1), settings.get("sample_images")
             return sum((sizes.passes(data[t], "test", orders * flops, limit) for t in self.tasks), Cost())
         return self._merging(sizes, flops) if self.measure is merge else Cost()
 
@@ -208,12 +207,10 @@ def gated(
     ligand: Artifact,
     granularity: str,
     seed: int,
-    order_seeds: int = 1,
     **settings: Any,
 ) -> MeasuredRows:
     """A gated method at one granularity: the weights that it makes of a ligand's beta."""
     portland, about = _load_ligand(storage, ligand)
-    seeds = tuple(range(order_seeds))
     test, arch = _test(storage, models), models.arch
     context = EvaluationContext(
         combination,
@@ -232,9 +229,9 @@ def gated(
         granularities=[granularity],
         options=_options(spec, seed),
         seed=seed,
-        **{**settings, ("mixed_order_seeds" if granularity in MIXED else "order_seeds"): seeds},
+        **settings,
     )
-    kept = _parameters(arch) if granularity == "global" else _all_kept(portland, arch)
+    kept = _parameters(arch) if granularity_of(granularity).static else _all_kept(portland, arch)
     return MeasuredRows([{**row, **about, "parameters": kept} for row in rows])
 
 

@@ -3,9 +3,11 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from neulig_ray.cluster.run_context import Failures
+from neulig_ray.evaluation.granularity import RULES
 from neulig_ray.evaluation.rows import Row
 from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.experiment.combinations import Group, origin_of
@@ -142,9 +144,9 @@ class _Planner:
         for combination in cell.group.combinations:
             known = self._models[arch].restricted(combination)
             inputs = (cell.artifact, *known.inputs())
-            base = {**self._combined(cell.group, combination), "alignment": cell.alignment}
+            base = {**self._combined(cell.group, combination), "alignment": cell.objective}
             settings = {"combination": combination, "ligand": cell.artifact, **self._seed(spec)}
-            label = f"{cell.alignment}.{','.join(combination)}"
+            label = f"{cell.objective}.{','.join(combination)}"
             if method.selects:
                 common = {**base, "granularity": "sample"}
                 planned.append(
@@ -163,12 +165,7 @@ class _Planner:
                 continue
             for granularity in e.granularities:
                 options = {"granularity": granularity, "seed": self._e.seed}
-                if granularity == "sample":
-                    options["sample_images"] = e.sample_images
-                if granularity.startswith("batch"):
-                    options["batch_size"] = e.batch_size
-                if granularity in evaluation_jobs.MIXED:
-                    options["order_seeds"] = e.order_seeds
+                options |= {name: getattr(e, name) for name in RULES[granularity].settings if name != "seed"}
                 common = {**base, "granularity": granularity}
                 planned.append(
                     self._evaluation(
@@ -181,6 +178,7 @@ class _Planner:
                         known,
                         inputs,
                         {**settings, **options},
+                        RULES[granularity].identity,
                     )
                 )
         return planned
@@ -209,6 +207,7 @@ class _Planner:
         models: ArchModels,
         inputs: tuple[Artifact, ...],
         settings: Mapping[str, Any],
+        rule: Mapping[str, str] = MappingProxyType({}),
         **more: Any,
     ) -> Evaluation:
         threads = self._e.cluster.cpus_per_worker
@@ -219,6 +218,7 @@ class _Planner:
             "threads": threads,
             "inputs": [a.fingerprint for a in inputs],
             **settings,
+            **rule,
         }
         artifact = Artifact.of("evaluation", f"{spec.name}.{arch}.{label}", VERSION, identity)
         shared = {

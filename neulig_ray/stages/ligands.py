@@ -25,7 +25,7 @@ class Cell:
 
     artifact: Artifact
     group: Group
-    alignment: Objective
+    objective: Objective
     trials: tuple[Trial, ...]
 
     @property
@@ -36,9 +36,9 @@ class Cell:
         return Cost()
 
 
-def plan_cell(experiment: Experiment, group: Group, alignment: Objective, models: ArchModels) -> Cell:
-    trials = plan_trials(experiment, group, alignment, models)
-    return Cell(trials[0].cell, group, alignment, trials)
+def plan_cell(experiment: Experiment, group: Group, objective: Objective, models: ArchModels) -> Cell:
+    trials = plan_trials(experiment, group, objective, models)
+    return Cell(trials[0].cell, group, objective, trials)
 
 
 def run(context: RunContext, cells: Sequence[Cell], resources: Resources) -> None:

@@ -52,7 +52,7 @@ class Trial:
     artifact: Artifact
     arch: str
     combinations: tuple[tuple[str, ...], ...]
-    alignment: Objective
+    objective: Objective
     setting: Setting
     experiment: Experiment
     inputs: tuple[Artifact, ...]
@@ -72,15 +72,15 @@ class Trial:
 
 
 def plan_trials(
-    experiment: Experiment, group: Group, alignment: Objective, models: ArchModels
+    experiment: Experiment, group: Group, objective: Objective, models: ArchModels
 ) -> tuple[Trial, ...]:
     """A trial for each setting of a cell's search."""
     inputs = models.restricted(collaborators(group.combinations)).inputs()
-    label = f"{group.arch}.{group.origin}.n{group.n}.{alignment}"
+    label = f"{group.arch}.{group.origin}.n{group.n}.{objective}"
     common = {
         "models": [artifact.fingerprint for artifact in inputs],
         "combinations": group.combinations,
-        "alignment": alignment,
+        "alignment": objective,
         "ligand": dataclasses.asdict(experiment.ligand),
         "seed": experiment.seed,
         "protocol": experiment.protocol,
@@ -98,7 +98,7 @@ def plan_trials(
     }
     cell = Artifact.of("ligand", label, VERSION, {"trials": [a.fingerprint for a in artifacts]})
     return tuple(
-        Trial(artifact, group.arch, group.combinations, alignment, setting, experiment, inputs, models, cell)
+        Trial(artifact, group.arch, group.combinations, objective, setting, experiment, inputs, models, cell)
         for artifact, setting in artifacts.items()
     )
 
@@ -131,7 +131,7 @@ def train_trial(
     e, started = trial.experiment, time.perf_counter()
     about: dict[str, Any] = {
         **dataclasses.asdict(trial.setting),
-        "alignment": trial.alignment,
+        "alignment": trial.objective,
         "status": "ok",
     }
     files = {}
@@ -140,7 +140,7 @@ def train_trial(
             trial.combinations,
             train.data,
             torch.stack([offsets.form(c, e.ligand.alignment_form) for c in trial.combinations]),
-            objective=trial.alignment,
+            objective=trial.objective,
             learning_rate=trial.setting.learning_rate,
             alignment_weight=trial.setting.alignment_weight,
             epochs=e.ligand.epochs,

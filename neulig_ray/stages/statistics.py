@@ -16,8 +16,8 @@ from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.experiment.config import Experiment
 from neulig_ray.experiment.method_spec import MethodSpec
 from neulig_ray.ligand.data import task_of
-from neulig_ray.merging._options import accepted
 from neulig_ray.merging.declare.measured import MeasuredMethod
+from neulig_ray.merging.options import accepted
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.work import forward_flops
 from neulig_ray.stages.experts import load_expert

@@ -28,10 +28,10 @@ from neulig_ray.evaluation import metrics
 from neulig_ray.evaluation.baseline_rows import evaluate_ensemble, evaluate_reference
 from neulig_ray.evaluation.context import EvaluationContext, choose
 from neulig_ray.evaluation.correct_images import CORRECT
-from neulig_ray.evaluation.granularity import Betas, predict
+from neulig_ray.evaluation.granularity import predict
 from neulig_ray.evaluation.images import mixed_batches
 from neulig_ray.evaluation.ligand_rows import evaluate_selection, task_accuracies
-from neulig_ray.evaluation.rows import COLUMNS
+from neulig_ray.evaluation.predictions import Betas
 from neulig_ray.experiment.config import GRANULARITIES
 from neulig_ray.ligand.coopvec import coopvecs
 from neulig_ray.ligand.portland import Portland
@@ -41,6 +41,7 @@ from neulig_ray.merging.models import Tensors
 from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import preprocess
+from neulig_ray.results.schema import INTERVAL, MEASURED
 from neulig_ray.seeds import stable_generator
 
 STATES = make_states()
@@ -198,7 +199,7 @@ def test_sample_merges_a_model_for_each_chosen_image() -> None:
 
 @pytest.mark.parametrize(("granularity", "rule"), [("batch-first", "first"), ("batch-mean", "mean")])
 def test_batches_of_one_task_are_served_by_their_first_or_mean_beta(granularity: str, rule: str) -> None:
-    for found in predict(granularity, bench(), betas(), batch_size=16, order_seeds=(0, 2)):
+    for found in predict(granularity, bench(), betas(), batch_size=16):
         rows = found.rows.numpy()
         assert sorted(rows) == list(range(SIZES[found.task]))
         assert list(rows) != sorted(rows)
@@ -230,8 +231,8 @@ def test_mixed_batches_share_one_beta_and_every_image_meets_its_own_head(granula
             for task, row in batch:
                 beta = own[0] if rule == "first" else own.mean(0)
                 expected[task, row] = naive_merged_logits(beta, task, np.array([row]))[0]
-        every = predict(granularity, bench(), betas(), batch_size=16, mixed_order_seeds=(order_seed,))
-        for found in every:
+        every = predict(granularity, bench(), betas(), batch_size=16, order_seeds=2)
+        for found in (each for each in every if each.order_seed == order_seed):
             assert sorted(found.rows.tolist()) == list(range(SIZES[found.task]))
             naive = np.stack([expected[found.task, row] for row in found.rows.tolist()])
             np.testing.assert_allclose(found.logits, naive, rtol=1e-3, atol=1e-3)
@@ -274,7 +275,8 @@ def test_ligand_rows_by_other_code() -> None:
         assert {r["batch_size"] for r in found} == ({16} if granularity in orders else {None})
     for row in rows:
         task = row["task"]
-        assert set(row) == {*COLUMNS, CORRECT}
+        known = {"task", "granularity", "buffers", "batch_size", "order_seed", "num_samples"}
+        assert set(row) == known | {*MEASURED, *INTERVAL, CORRECT}
         assert row["buffers"] == "average"
         chosen = choose(SIZES[task], 20 if row["granularity"] == "sample" else None, 0, task).numpy()
         own = BETA[task][chosen]

@@ -109,6 +109,13 @@ def test_the_ligand_needs_a_prediction_term_and_a_granularity() -> None:
     check_values(dataclasses.replace(GOOD, alignment=(), methods=("average",)))
 
 
+def test_a_granularity_that_there_is_none_of_is_refused_with_its_near_miss() -> None:
+    message = refused(evaluation=Evaluation(granularities=("task", "batch-frist")))
+    assert "evaluation.granularities" in message
+    assert "Did you mean 'batch-first'" in message
+    assert "twice" in refused(evaluation=Evaluation(granularities=("task", "sample", "task")))
+
+
 @pytest.mark.parametrize(
     ("label", "changes"),
     [

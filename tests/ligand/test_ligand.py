@@ -20,7 +20,7 @@ from neulig_ray.ligand.loss import StackedHeads, ligand_loss, prediction_loss
 from neulig_ray.ligand.portland import Portland
 from neulig_ray.ligand.schedule import Schedule
 from neulig_ray.ligand.training import ligand_rungs, train_ligands
-from neulig_ray.ligand.weighted_offset import Offsets, alignment_loss
+from neulig_ray.ligand.weighted_offset import Offsets, weighted_offset_loss
 from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.seeds import stable_seed
 
@@ -363,8 +363,8 @@ def test_offset_forms_vanish_at_the_mean_and_have_their_scale(theta: np.ndarray)
     uniform = torch.full((1, 1, n), 1 / n)
     for kind in ("scalar", "gram"):
         form = offsets.form(keys, kind).unsqueeze(0)
-        assert alignment_loss(uniform, form).item() == pytest.approx(0, abs=1e-6)
-        assert alignment_loss(torch.rand(1, 5, n).softmax(-1), form).min() > -1e-6
+        assert weighted_offset_loss(uniform, form).item() == pytest.approx(0, abs=1e-6)
+        assert weighted_offset_loss(torch.rand(1, 5, n).softmax(-1), form).min() > -1e-6
 
 
 @settings(max_examples=20, deadline=None)
@@ -398,9 +398,9 @@ def test_buffers_and_counters_count_only_where_the_paper_protocol_asks() -> None
     np.testing.assert_allclose(without, (theta.sum(1) - 20 / 3) / theta.sum(1).std(ddof=1), rtol=1e-6)
 
 
-def test_alignment_loss_is_the_squared_weighted_offset() -> None:
+def test_weighted_offset_loss_is_the_squared_weighted_offset() -> None:
     beta, s = torch.rand(2, 4, 3).softmax(-1), torch.randn(2, 3)
-    found = alignment_loss(beta, s.unsqueeze(2) * s.unsqueeze(1))
+    found = weighted_offset_loss(beta, s.unsqueeze(2) * s.unsqueeze(1))
     torch.testing.assert_close(found, (beta * s.unsqueeze(1)).sum(-1).square())
 
 

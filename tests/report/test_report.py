@@ -20,8 +20,9 @@ from neulig_ray.errors import InputError, StageError
 from neulig_ray.report import console as table
 from neulig_ray.report import html, plots
 from neulig_ray.results import schema
+from neulig_ray.results.granularities import GRANULARITIES
 from neulig_ray.results.summary import lines, origin_group, tables
-from neulig_ray.results.variants import GRANULARITIES, Variant, labels
+from neulig_ray.results.variants import Variant, labels
 
 
 def row(**values: object) -> dict[str, object]:
@@ -50,7 +51,9 @@ class TestSchema:
         )
         values += "status fingerprint gap_low gap_high agreement_unsure"
         assert list(results.columns) == key.split() + values.split()
-        assert {name: str(dtype) for name, dtype in results.dtypes.items()} == schema.COLUMNS
+        assert {name: str(dtype) for name, dtype in results.dtypes.items()} == {
+            name: column.dtype for name, column in schema.COLUMNS.items()
+        }
 
     def test_what_is_left_out_is_empty_and_the_gap_is_filled_in(self) -> None:
         made = schema.frame([row()]).iloc[0]

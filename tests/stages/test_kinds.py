@@ -18,7 +18,9 @@ from isolated import only_the_packages_own
 from small_models import ARCH, SmallTower, make_data, make_images, make_states, make_tower
 from torch import nn
 
+from neulig_ray.cluster.cost import Cost
 from neulig_ray.errors import InputError
+from neulig_ray.evaluation.granularity import RULES
 from neulig_ray.experiment.config import Evaluation as Settings
 from neulig_ray.experiment.config import Experiment, Search
 from neulig_ray.ligand.coopvec import coopvecs
@@ -31,7 +33,9 @@ from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import preprocess
 from neulig_ray.pipeline.plan import make_plan
 from neulig_ray.plugins import load_plugins, read_plugins
-from neulig_ray.results import correctness
+from neulig_ray.report import console, html, plots
+from neulig_ray.results import correctness, schema
+from neulig_ray.results.granularities import GRANULARITIES, OWN
 from neulig_ray.seeds import stable_generator
 from neulig_ray.stages import evaluation_jobs, merge_inputs, statistics
 from neulig_ray.stages.evaluations import Evaluation
@@ -533,3 +537,123 @@ def test_plugins_of_0_1_run_as_they_are() -> None:
         e = Experiment(name="x", archs=("tinier-vit",), tasks=("digits", "halves"), methods=("median",))
         (evaluation,) = make_plan(e).evaluations
         assert evaluation.common["method"] == "median"
+
+
+# A granularity of a plugin ----------------------------------------------------------------------------------
+
+QUARTERS = '''
+from neulig_ray.evaluation.granularities import Granularity, Predictions, granularity
+
+@granularity(Granularity("quarter", "an even mixture serves some images", static=True, order=15))
+def quarter(context, betas, *, batch_size, sample_images):
+    """The first images of a task, by a model of equal weights; which batch they came in is noted."""
+    import torch
+    for task in context.tasks:
+        rows = torch.arange(sample_images)
+        beta = torch.full((len(rows), len(context.combination)), 0.5)
+        logits = context.logits(context.merge(beta[0]), task, rows)
+        yield Predictions(task, rows, beta, logits, batch_size)
+'''
+AT = Settings(granularities=("task", "quarter", "global"), sample_images=12, batch_size=4)
+
+
+def test_a_granularity_is_one_file_from_the_configuration_to_the_report(plan: Any, measure: Any) -> None:
+    evaluations = plan(QUARTERS, methods=("ligand",), evaluation=AT)
+    assert [e.common["granularity"] for e in evaluations] == list(AT.granularities)
+    (evaluation,) = (e for e in evaluations if e.common["granularity"] == "quarter")
+    asked = {"granularity": "quarter", "batch_size": 4, "sample_images": 12, "seed": 5}
+    assert evaluation.job.settings.items() >= asked.items()
+    assert "order_seeds" not in evaluation.job.settings
+    even = tower_of(ExpertStack.from_states(STATES).combine(torch.tensor([0.5, 0.5])))
+    rows = {e.common["granularity"]: measure(e) for e in evaluations}
+    for row, key in zip(rows["quarter"], KEYS, strict=True):
+        predicted = logits(seen_by(even, IMAGES[key[0]][:12]), key).argmax(-1)
+        expected = 100 * float((predicted == TEST.labels[key[0]][:12]).mean())
+        assert row["merging_accuracy"] == pytest.approx(expected)
+        assert (row["num_samples"], row["batch_size"], row["parameters"]) == (12, 4, SIZE)
+    frame = schema.frame([{**row, "collaborators": "a,b"} for found in rows.values() for row in found])
+    text = console.text(frame)
+    shown = [line.split()[0] for line in text.splitlines() if line.startswith(" ")]
+    assert [name.rstrip("*") for name in shown if name.rstrip("*") in rows] == ["task", "quarter", "global"]
+    assert text.replace("\n", " ").rstrip().endswith("quarter: an even mixture serves some images.")
+    page = html.render({"x": frame}, {})
+    assert "<th>quarter</th><td>an even mixture serves some images</td><td>no</td>" in page
+    assert 'title="an even mixture serves some images"' in page
+    figure = plots.gaps(frame)
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["task*", "quarter", "global"]
+
+
+def test_rows_of_a_granularity_that_is_not_loaded_are_shown_by_its_name() -> None:
+    with only_the_packages_own():
+        key = {"arch": "tiny-rn", "origin": "s", "n": 2, "collaborators": "a,b", "method": "ligand"}
+        values = {"alignment": "sup", "task": "a", "merging_accuracy": 60.0, "ensembling_accuracy": 61.0}
+        frame = schema.frame(
+            [{**key, **values, "granularity": name} for name in ("bygone", "task", "global")]
+        )
+        text = console.text(frame)
+        assert [name for name in text.split() if name in ("task*", "global", "bygone")] == [
+            "task*", "global", "bygone"
+        ]  # fmt: skip
+        assert "bygone" in html.render({"x": frame}, {})
+        shown = plots.gaps(frame).axes[0].get_yticklabels()
+        assert [t.get_text() for t in shown] == ["task*", "global", "bygone"]
+
+
+def test_the_rule_of_a_plugin_is_part_of_what_is_measured_by_it(plan: Any) -> None:
+    def names(text: str) -> dict[str, str]:
+        with only_the_packages_own():
+            planned = plan(text, methods=("ligand",), evaluation=AT)
+            return {e.common["granularity"]: e.job.artifact.fingerprint for e in planned}
+
+    before, after = names(QUARTERS), names(QUARTERS.replace("0.5", "0.25"))
+    assert {name for name in before if before[name] != after[name]} == {"quarter"}
+    assert names(QUARTERS) == before
+
+
+def test_what_a_granularity_costs_is_what_its_settings_say(
+    plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_jobs, "forward_flops", lambda arch: 7.0)
+    text = QUARTERS.replace("sample_images):", "sample_images, order_seeds=1):")
+    costs = {e.common["granularity"]: e.job for e in plan(text, methods=("ligand",), evaluation=AT)}
+
+    class Images:
+        def passes(self, data: Artifact, split: str, flops: float, most: int | None = None) -> Cost:
+            return Cost(flops * (most or 1000))
+
+    sizes: Any = Images()
+    assert costs["task"].cost(sizes) == Cost(2 * 7.0 * 1000)
+    assert costs["quarter"].cost(sizes) == Cost(2 * 7.0 * 12 * AT.order_seeds)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (QUARTERS.replace('"quarter"', '"task"'), "both define the granularity 'task'"),
+        (
+            QUARTERS.replace("batch_size,", "batchsize,"),
+            "setting of granularity 'quarter'.*Did you mean 'batch_size'",
+        ),
+    ],
+    ids=["taken", "setting"],
+)
+def test_a_granularity_that_cannot_be_is_refused_where_it_is_declared(
+    text: str, error: str, plan: Any
+) -> None:
+    with pytest.raises(InputError, match=error):
+        plan(text, methods=("ligand",))
+    assert GRANULARITIES["task"].meaning.startswith("one merged model for a task")
+
+
+def test_every_granularity_of_the_package_has_a_rule() -> None:
+    with only_the_packages_own():
+        assert set(RULES) == set(OWN)
+        assert {name: set(RULES[name].settings) for name in RULES} == {
+            "task": set(),
+            "global": set(),
+            "sample": {"sample_images", "seed"},
+            "batch-first": {"batch_size"},
+            "batch-mean": {"batch_size"},
+            "batch-first-mixed": {"batch_size", "order_seeds"},
+            "batch-mean-mixed": {"batch_size", "order_seeds"},
+        }

@@ -11,7 +11,7 @@ from neulig_ray.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from neulig_ray.merging import Method
-    from neulig_ray.merging._options import Option
+    from neulig_ray.merging.options import Option
 
 _USAGE = "neulig merge METHOD --experts E1 E2 ... --out F [--base B] [--option value ...]"
 _GENERAL = """\
@@ -172,7 +172,7 @@ def _flag(name: str) -> str:
 
 
 def _metavar(option: "Option") -> str:
-    from neulig_ray.merging._options import base_types
+    from neulig_ray.merging.options import base_types
 
     if option.choices:
         return "|".join(map(str, option.choices))
@@ -189,7 +189,7 @@ def _about(method: "Method") -> str:
 
 
 def _help(option: "Option") -> str:
-    from neulig_ray.merging._options import type_name
+    from neulig_ray.merging.options import type_name
 
     parts = [f"{option.about.text}: {type_name(option.type)}"]
     if option.about.bounded:

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from neulig_ray.errors import InputError, unknown
-from neulig_ray.merging._options import PROVIDED, Option, accepted, read_options
 from neulig_ray.merging.inputs import MergeInputs
 from neulig_ray.merging.merged_models import MergedModels
+from neulig_ray.merging.options import PROVIDED, Option, accepted, read_options
 from neulig_ray.registry import Registry
 
 Kind = Literal["reference", "ensemble", "streamed", "measured", "trained", "routed", "ligand"]
