@@ -7,7 +7,7 @@ import torch
 from neulig_ray.evaluation.metrics import predictions
 from neulig_ray.evaluation.rows import Row
 from neulig_ray.results.correctness import Correctness, row_key
-from neulig_ray.results.paired import bootstrap
+from neulig_ray.results.paired import NAN, bootstrap
 
 CORRECT = "correct"  # of a row on its way from the evaluation to its job, which stores the bits by themselves
 
@@ -20,7 +20,7 @@ def with_correct_images(
     merging: torch.Tensor | None = None,
     ensembling: torch.Tensor | None = None,
 ) -> Row:
-    """The row with its bits under CORRECT and, where it has both sides, `gap_low` and `gap_high`.
+    """The row with its bits under CORRECT, and `gap_low` and `gap_high`, which need both sides.
 
     `images` (N,): places in the split, in any order; `labels` (N,); the sides are logits or other scores
     (N, C). The interval is the 95 % paired bootstrap of ensembling minus merging over these images.
@@ -30,11 +30,11 @@ def with_correct_images(
         for name, scores in (("merging", merging), ("ensembling", ensembling))
         if scores is not None
     }
-    found: Row = {**row, CORRECT: Correctness.of(images.cpu().numpy(), **sides)}
-    if len(sides) == 2:
-        gap = sides["ensembling"].astype(float) - sides["merging"]
-        found["gap_low"], found["gap_high"] = (None if end != end else end for end in bootstrap([gap]))
-    return found
+    both = len(sides) == 2
+    ends = bootstrap([sides["ensembling"].astype(float) - sides["merging"]]) if both else (NAN, NAN)
+    low, high = (None if end != end else end for end in ends)
+    bits = Correctness.of(images.cpu().numpy(), **sides)
+    return {**row, "gap_low": low, "gap_high": high, CORRECT: bits}
 
 
 def without_bits(rows: Iterable[Row]) -> tuple[list[Row], Mapping[str, Correctness]]:
