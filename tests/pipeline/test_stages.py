@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from without_ray import no_ray_runs
 import neulig_ray.cli
 import neulig_ray.stages
 from neulig_ray.cluster.run_context import RunContext
-from neulig_ray.experiment.config import Experiment
+from neulig_ray.experiment.config import Cluster, Experiment, Finetune
 from neulig_ray.pipeline import pipeline
 from neulig_ray.pipeline.costs import CPU_FLOPS, estimate
 from neulig_ray.pipeline.pipeline import Pipeline
 from neulig_ray.pipeline.plan import make_plan
-from neulig_ray.pipeline.stages import STAGES, Stage, up_to
+from neulig_ray.pipeline.stages import GPU_FLOAT32_FLOPS, GPU_FLOPS, STAGES, Stage, up_to
 from neulig_ray.storage.storage import Storage
 
 FILE = '''
@@ -114,3 +115,17 @@ def test_the_run_makes_its_artifacts_between_its_neighbours(
     assert run.takes(ENTRY)[1].cpus == EXPERIMENT.cluster.trial_cpus
     (need,) = (need for need in context.cluster.needs if "checks" in need.what)
     assert need.cpus == EXPERIMENT.cluster.trial_cpus
+
+
+@pytest.mark.parametrize(("precision", "rate"), [("float32", GPU_FLOAT32_FLOPS), ("bfloat16", GPU_FLOPS)])
+def test_hours_follow_the_precision_of_whichever_stage_fine_tunes(
+    precision: Any, rate: float, with_checks: None, tmp_path: Path
+) -> None:
+    place = STAGES.index(ENTRY)
+    STAGES[place] = tuned = replace(ENTRY, workers="gpu", flops=GPU_FLOPS, finetunes=True)
+    try:
+        settings = {"cluster": Cluster(gpus_per_worker=1), "finetune": Finetune(precision=precision)}
+        costs = estimate(make_plan(replace(EXPERIMENT, **settings)), Storage(str(tmp_path / "storage")))
+    finally:
+        STAGES[STAGES.index(tuned)] = ENTRY
+    assert costs["checks"].gpu == costs["experts"].gpu == rate
