@@ -1,4 +1,4 @@
-"""Files outside the package that add tasks, archs, methods or granularities: here and on every node."""
+"""Files outside the package that add tasks, archs, methods, granularities: imported on every node too."""
 
 import hashlib
 import importlib.abc

@@ -10,7 +10,7 @@ import difflib
 import re
 from pathlib import Path
 
-from neulig_ray.pipeline.results import read_results
+from neulig_ray.pipeline.stored_results import read_results
 from neulig_ray.report.console import score_parts
 from neulig_ray.report.plots import png, scatter
 from neulig_ray.results.summary import Line, Table, tables

@@ -214,7 +214,7 @@ def processor_seconds(command: list[str]) -> tuple[float, subprocess.CompletedPr
 HELP = [
     [],
     *([c] for c in ("run", "finetune", "search", "merge", "report", "ls")),
-    *([c] for c in ("import", "export", "storage", "doctor")),
+    *([c] for c in ("import", "export", "storage", "doctor", "compare")),
 ]
 
 

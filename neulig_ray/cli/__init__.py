@@ -22,6 +22,7 @@ COMMANDS = {
         "one method over any state dicts, stand-alone: safetensors in, safetensors out",
     ),
     "report": ("report", "one self-contained HTML page for one or several experiments"),
+    "compare": ("compare", "two rows of the results, image by image: do they differ, and by how much"),
     "ls": ("ls.command", "tasks, archs, methods or experiments: what there is, with what each needs"),
     "import": ("import_", "an expert of another project: Hugging Face, open_clip, TALL masks, task_vectors"),
     "export": ("export", "a merged model or an expert for open_clip, Hugging Face, or as safetensors"),

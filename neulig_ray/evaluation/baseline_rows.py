@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
+from neulig_ray.evaluation.correct_images import with_correct_images
 from neulig_ray.evaluation.metrics import accuracy
 from neulig_ray.evaluation.rows import Row, new_row
 from neulig_ray.ligand.data import Combination, LigandData, combination_key, task_of
@@ -25,7 +28,8 @@ def evaluate_reference(
     labels = test.label(task)
     scores = method.predict(test.embedding(model, task), test.head(collaborator), options or {})
     reached = accuracy(scores, labels, f"{method.name} {model} on {task}")
-    return new_row(task, "global", num_samples=len(labels), merging_accuracy=reached)
+    row = new_row(task, "global", num_samples=len(labels), merging_accuracy=reached)
+    return with_correct_images(row, torch.arange(len(labels)), labels, merging=scores)
 
 
 def evaluate_ensemble(
@@ -42,5 +46,6 @@ def evaluate_ensemble(
         scores = method.predict(test.stacked(combination, task), test.head(own), options or {})
         what = f"{method.name} of {combination_key(combination)} on {task}"
         reached = accuracy(scores, labels, what)
-        rows.append(new_row(task, "global", num_samples=len(labels), ensembling_accuracy=reached))
+        row = new_row(task, "global", num_samples=len(labels), ensembling_accuracy=reached)
+        rows.append(with_correct_images(row, torch.arange(len(labels)), labels, ensembling=scores))
     return rows

@@ -4,11 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from neulig_ray.evaluation.context import EvaluationContext, choose
+from neulig_ray.evaluation.correct_images import with_correct_images
 from neulig_ray.evaluation.granularity import predict
-from neulig_ray.evaluation.metrics import accuracy, compare
+from neulig_ray.evaluation.metrics import accuracy, agreement_unsure, compare
 from neulig_ray.evaluation.predictions import Betas, Predictions
 from neulig_ray.evaluation.rows import Row, new_row
 from neulig_ray.ligand.coopvec import coopvecs, entropy, own_slot, routing_accuracy
@@ -56,7 +58,7 @@ def evaluate_gated(
         what = f"{method.name} of {combination_key(context.combination)} at {granularity} on {task}"
         ensembled = context.ensemble(weights.images[task][rows], task, rows)
         matched = context.ensemble(found.beta, task, rows)
-        return new_row(
+        made = new_row(
             task,
             granularity,
             buffers=context.buffers,
@@ -64,10 +66,12 @@ def evaluate_gated(
             order_seed=found.order_seed,
             num_samples=len(rows),
             **compare(found.logits, ensembled, labels, what),
+            agreement_unsure=agreement_unsure(ensembled, found.logits, gate[task][rows]),
             matched_ensembling_accuracy=accuracy(matched, labels, what),
             entropy=entropy(gate[task][rows]),
             routing_accuracy=routing_accuracy(gate[task][rows], context.own(task)),
         )
+        return with_correct_images(made, rows, labels, merging=found.logits, ensembling=ensembled)
 
     return [
         row(granularity, found)
@@ -91,16 +95,15 @@ def evaluate_selection(
         chosen = method.weights(beta, options or {})
         logits = ensemble_logits(chosen, test.stacked(combination, task), test.head(combination[own]))
         what = f"{method.name} of {combination_key(combination)} on {task}"
-        rows.append(
-            new_row(
-                task,
-                "sample",
-                num_samples=len(beta),
-                merging_accuracy=accuracy(logits, test.label(task), what),
-                entropy=entropy(beta),
-                routing_accuracy=routing_accuracy(beta, own),
-            )
+        row = new_row(
+            task,
+            "sample",
+            num_samples=len(beta),
+            merging_accuracy=accuracy(logits, test.label(task), what),
+            entropy=entropy(beta),
+            routing_accuracy=routing_accuracy(beta, own),
         )
+        rows.append(with_correct_images(row, torch.arange(len(beta)), test.label(task), merging=logits))
     return rows
 
 

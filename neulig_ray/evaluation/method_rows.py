@@ -11,6 +11,7 @@ import torch
 
 from neulig_ray.errors import InputError, NotFinite, TrainingDiverged
 from neulig_ray.evaluation.context import EvaluationContext, choose
+from neulig_ray.evaluation.correct_images import with_correct_images
 from neulig_ray.evaluation.granularity import RULES
 from neulig_ray.evaluation.metrics import accuracy, compare
 from neulig_ray.evaluation.re_estimation import with_new_statistics
@@ -171,13 +172,16 @@ class _Study:
             len(context.combination), {**self.options, **setting}
         )
         if coefficients is None:
+            ensembled = None
             values: Mapping[str, Any] = {"merging_accuracy": accuracy(logits, labels, what)}
         else:
             stacked = context.data.stacked(context.combination, task)
             embeddings = equivalent_embedding(coefficients, stacked, lambda: self._origin(task))
-            values = compare(logits, head_logits(embeddings, context.head(task)), labels, what)
+            ensembled = head_logits(embeddings, context.head(task))
+            values = compare(logits, ensembled, labels, what)
         batch = {"batch_size": self.batch_size} if "batch_size" in RULES[merged.granularity].settings else {}
         row = new_row(task, merged.granularity, buffers=buffers, num_samples=len(labels), **batch, **values)
+        row = with_correct_images(row, every, labels, merging=logits, ensembling=ensembled)
         return {**row, "parameters": merged.parameters}
 
     def _origin(self, task: str) -> torch.Tensor:

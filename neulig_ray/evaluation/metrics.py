@@ -4,6 +4,8 @@ import torch
 
 from neulig_ray.errors import TrainingDiverged
 
+UNSURE = 0.9
+
 
 def predictions(scores: torch.Tensor, what: str = "the model") -> torch.Tensor:
     """The class (N,) of the largest score (N, C); raises TrainingDiverged for NaN.
@@ -26,6 +28,16 @@ def accuracy(scores: torch.Tensor, labels: torch.Tensor, what: str = "the model"
 def agreement(one: torch.Tensor, other: torch.Tensor) -> float:
     """Percentage of images on which two models with scores (N, C) predict the same class."""
     return 100.0 * float((predictions(one) == predictions(other)).double().mean())
+
+
+def agreement_unsure(one: torch.Tensor, other: torch.Tensor, beta: torch.Tensor) -> float | None:
+    """`agreement` on the images whose largest beta (N, n) is below UNSURE; None where there are none.
+
+    A gate that gives one expert all the weight merges and ensembles that expert alone: there agreement shows
+    nothing.
+    """
+    unsure = beta.max(-1).values < UNSURE
+    return agreement(one[unsure], other[unsure]) if unsure.any() else None
 
 
 def kl(ensemble: torch.Tensor, merged: torch.Tensor) -> float:

@@ -36,7 +36,7 @@ def estimate(plan: Plan, storage: Storage) -> dict[str, StageCost]:
     for stage in STAGES:
         missing = [job for job in stage.jobs(plan) if not storage.exists(job.artifact)]
         rate = stage.flops
-        if stage.name in ("sources", "experts") and plan.experiment.finetune.precision == "float32":
+        if stage.finetunes and plan.experiment.finetune.precision == "float32":
             rate = min(rate, GPU_FLOAT32_FLOPS)
         gpu = rate if stage.gpus(plan.experiment.cluster) else 0.0
         found[stage.name] = StageCost(sum((job.cost(sizes) for job in missing), Cost()), gpu)

@@ -10,7 +10,9 @@ import pandas as pd
 
 from neulig_ray.errors import InputError
 from neulig_ray.outputs import write_output
-from neulig_ray.pipeline.results import read_results
+from neulig_ray.pipeline.stored_results import correct_file, read_correctness, read_results
+from neulig_ray.results.comparison import Comparison, compare
+from neulig_ray.results.correctness import Correctness
 from neulig_ray.results.summary_frame import summary_frame
 from neulig_ray.storage.layout import TABLE, Top
 from neulig_ray.storage.storage import Storage
@@ -48,10 +50,28 @@ class Results:
 
         Keys: arch, origin, n, method, options, alignment, granularity, buffers, batch_size, protocol, split.
         `merging`, `ensembling` and `gap` are means over combinations and tasks, `..._spread` the standard
-        deviations of the combinations' own means (NaN for a single one), `absolute_gap` the mean of |gap|;
+        deviations of the combinations' own means (NaN for a single one), `gap_low` and `gap_high` the 95 %
+        interval of the mean gap over test images, `absolute_gap` the mean of |gap|;
         then the means of the remaining measured columns, `combinations`, and `failures`, which is text.
         """
         return summary_frame(self.rows)
+
+    def compare(self, first: str | Mapping[str, Any], second: str | Mapping[str, Any]) -> Comparison:
+        """Two rows, image by image: the difference of their accuracies, its interval, a sign test.
+
+        Rows are chosen by words, `"method=ligand alignment=sup granularity=task"`, or a dict of them; see
+        `neulig_ray.results.comparison.compare`. Raises InputError where they choose no row or several, and
+        where the two are no pairs.
+        """
+        files: dict[str, Mapping[str, Correctness]] = {}
+
+        def bits(fingerprint: str) -> Mapping[str, Correctness]:
+            if fingerprint not in files:
+                path = correct_file(self.name, fingerprint)
+                files[fingerprint] = read_correctness(self.storage, path)
+            return files[fingerprint]
+
+        return compare(self.rows, bits, first, second)
 
     @property
     def failures(self) -> dict[str, str]:

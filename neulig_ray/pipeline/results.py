@@ -15,6 +15,7 @@ import pandas as pd
 
 from neulig_ray.cluster.run_context import Failures
 from neulig_ray.pipeline.capabilities import declared
+from neulig_ray.pipeline.correct_files import gather
 from neulig_ray.pipeline.plan import Plan
 from neulig_ray.pipeline.weak_experts import weak_experts
 from neulig_ray.redaction import redacted, without_secrets
@@ -29,28 +30,24 @@ _PACKAGES = ("ray", "torch", "torchvision", "open_clip_torch", "mlflow", "numpy"
 
 
 def write_results(plan: Plan, storage: Storage, failures: Failures) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Gather the evaluations' rows and write them: as the experiment's last, and under their fingerprint."""
-    table = frame(
-        [row for evaluation in plan.evaluations for row in evaluation_rows(evaluation, storage, failures)]
-    )
+    """Gather the evaluations' rows and write them: as the experiment's last, and under their fingerprint.
+
+    The bits of what each row got right lie in the folder `correct` beside the last.
+    """
+    measured = [(e, evaluation_rows(e, storage, failures)) for e in plan.evaluations]
+    table = frame([row for _, rows in measured for row in rows])
     table["status"] = table["status"].map(redacted)
     about = _provenance(plan, failures)
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     about["selected"] = _selected(plan, storage)
-    about["warnings"] = weak_experts(plan, storage)
-    about = without_secrets(about)
     name = plan.experiment.name
+    about["warnings"] = [*weak_experts(plan, storage), *gather(name, measured, storage)]
+    about = without_secrets(about)
     for folder in (f"{name}/history/{about['fingerprint']}", name):
         storage.write(f"{folder}/{TABLE}", buffer.getvalue())
         storage.write(f"{folder}/{ABOUT}", json.dumps(about, indent=1, sort_keys=True).encode())
     return table, about
-
-
-def read_results(storage: Storage, name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """An experiment's last results; raises FileNotFoundError when there are none."""
-    table = pd.read_parquet(io.BytesIO(storage.read(f"{name}/{TABLE}")))
-    return frame(table), storage.read_json(f"{name}/{ABOUT}")
 
 
 def _selected(plan: Plan, storage: Storage) -> list[dict[str, Any]]:

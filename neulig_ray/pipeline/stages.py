@@ -26,7 +26,8 @@ class Stage:
     `module`: its file in `neulig_ray/stages`, by default its name. Where that defines `run(context, jobs,
     resources)` it runs the stage, else jobs and trainings run as such.
     `jobs(plan)`: what it makes; by default the file's own function of that name.
-    `flops`: of a GPU in a second, where its towers move to one; 0: the work is a CPU's.
+    `flops`: of a GPU in a second, where its towers move to one; 0: the work is a CPU's. `finetunes`: it
+    computes in the precision of fine-tuning.
     `order`: in which order jobs are begun, for people. `command`: the command that ends with this stage.
     """
 
@@ -34,6 +35,7 @@ class Stage:
     jobs_of: "Callable[[Plan], Sequence[HasCost]] | None" = None
     workers: Workers = "cpu"
     flops: float = 0.0
+    finetunes: bool = False
     order: Literal["as listed", "longest first", "by setting", "in the driver"] = "as listed"
     command: str = ""
     about: str = ""
@@ -72,6 +74,7 @@ STAGES: Final = [
         lambda plan: plan.sources.jobs(),
         workers="gpu",
         flops=GPU_FLOPS,
+        finetunes=True,
         order="longest first",
         module="fused_origins",
     ),
@@ -88,6 +91,7 @@ STAGES: Final = [
         lambda plan: [*plan.experts, *plan.imported],
         workers="gpu",
         flops=GPU_FLOPS,
+        finetunes=True,
         order="longest first",
         command="finetune",
         about="the pipeline up to the experts",

@@ -23,8 +23,10 @@ LEGEND = (
     + "*: knows the task of a test image, or that its batch has one task; the other lines do not."
 )
 EXTRAS: Final = ("|gap|", *(column.heading for column in SHOWN.values()))  # beside a line's mean
+_INTERVAL: Final = "95 %"
 _LABEL_WIDTH: Final = 19
 _DIGITS: Final = 4
+_TALL: Final = 3  # lines of a cell where the console is narrowest
 _WIDE: Final = 200
 
 
@@ -74,6 +76,13 @@ def score_parts(score: Score) -> list[str]:
     return [merging or "-", ensembling, *([gap] if gap else [])]
 
 
+def interval(score: Score, between: str = " to ") -> str:
+    """The ends of the gap's interval; "" where there is none."""
+    return (
+        between.join(number(end, sign=True) for end in (score.low, score.high)) if score.has_interval else ""
+    )
+
+
 def extras(line: Line) -> list[str]:
     """The cells of EXTRAS: mean |gap|, and the means of the columns that tables show."""
     means = (number(line.others[name], digits=column.digits) for name, column in SHOWN.items())
@@ -90,7 +99,7 @@ def _is_terminal() -> bool:
 
 
 def _renderables(table: Table, width: int) -> list[RenderableType]:
-    shapes = [(1, _WIDE), (1, _LABEL_WIDTH), (2, _LABEL_WIDTH), (3, _LABEL_WIDTH)]
+    shapes = [(1, _WIDE), (1, _LABEL_WIDTH), (2, _LABEL_WIDTH), (_TALL, _LABEL_WIDTH)]
     candidates = [_grid(table, *shape) for shape in shapes]
     measure = Console(width=10_000)
     fitting = [grid for grid in candidates if measure.measure(grid).maximum <= width]
@@ -102,12 +111,13 @@ def _renderables(table: Table, width: int) -> list[RenderableType]:
 
 
 def _grid(table: Table, height: int, label_width: int) -> Grid:
-    """The table with cells of one line (m/e/gap), two (m/e over gap) or three."""
+    """The table with cells of one line (m/e/gap), two (m/e over gap) or three, the interval below those."""
     grid = Grid(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     grid.add_column("", no_wrap=True)
     for name in (*table.tasks, "mean"):
         grid.add_column(name, no_wrap=True, header_style="bold")
-    for name in EXTRAS:
+    intervals = [_INTERVAL] if table.has_intervals and height < _TALL else []
+    for name in (*intervals, *EXTRAS):
         grid.add_column(name, justify="right", no_wrap=True, style="dim")
     section = ""
     for line, label in zip(table.lines, labels([x.variant for x in table.lines]), strict=True):
@@ -118,7 +128,10 @@ def _grid(table: Table, height: int, label_width: int) -> Grid:
         cells = [_cell(line.scores.get(task, Score()), height) for task in table.tasks]
         mean = _cell(line.mean, height)
         mean.stylize("bold", 0, _DIGITS)
-        grid.add_row("\n".join(f" {part}" for part in wrapped), *cells, mean, *extras(line))
+        if height == _TALL and line.mean.has_interval:
+            mean.append("\n" + interval(line.mean, "\n"), style="dim")
+        shown = [interval(line.mean, " " if height == 1 else "\n") for _ in intervals]
+        grid.add_row("\n".join(f" {part}" for part in wrapped), *cells, mean, *shown, *extras(line))
     return grid
 
 
@@ -132,13 +145,16 @@ def _cell(score: Score, height: int) -> Text:
         joined = "\n".join(parts[:2]) + "".join(f"\n{gap.rjust(_DIGITS)}" for gap in parts[2:])
     cell = Text(joined)
     if len(parts) == 3:
-        cell.stylize(gap_style(score.gap), len(joined) - len(parts[2]))
+        cell.stylize(gap_style(score), len(joined) - len(parts[2]))
     return cell
 
 
-def gap_style(gap: float) -> str:
-    """Green within 1.5 points, yellow within 5, red beyond."""
-    return "green" if abs(gap) <= 1.5 else "yellow" if abs(gap) <= 5 else "red"
+def gap_style(score: Score) -> str:
+    """Green within 1.5 points, yellow within 5, red beyond; dim where the images do not tell it from none."""
+    size = abs(score.gap)
+    if size > 1.5 and score.undecided:
+        return "dim"
+    return "green" if size <= 1.5 else "yellow" if size <= 5 else "red"
 
 
 def _markdown_table(table: Table, means_only: bool) -> str:
@@ -146,7 +162,8 @@ def _markdown_table(table: Table, means_only: bool) -> str:
         return "| " + " | ".join(cells) + " |"
 
     tasks = () if means_only else table.tasks
-    head = ["", *tasks, "mean", *(name.replace("|", "\\|") for name in EXTRAS)]
+    intervals = [_INTERVAL] if table.has_intervals else []
+    head = ["", *tasks, "mean", *intervals, *(name.replace("|", "\\|") for name in EXTRAS)]
     rows = [row(head), row(["---"] + ["---:"] * (len(head) - 1))]
     section = ""
     for line, label in zip(table.lines, labels([x.variant for x in table.lines]), strict=True):
@@ -155,6 +172,7 @@ def _markdown_table(table: Table, means_only: bool) -> str:
             rows.append(row([f"*{section}*"] + [""] * (len(head) - 1)))
         scores = [*(line.scores.get(task, Score()) for task in tasks), line.mean]
         cells = [" / ".join(score_parts(score)) for score in scores]
-        rows.append(row([line_label(line, label).replace("*", "\\*"), *cells, *extras(line)]))
+        shown = [interval(line.mean) for _ in intervals]
+        rows.append(row([line_label(line, label).replace("*", "\\*"), *cells, *shown, *extras(line)]))
     notes = [table.caption, *(f"! {reason}" for reason in table.failures)]
     return "\n\n".join([f"**{table.title}**", "\n".join(rows), *(note for note in notes if note)])

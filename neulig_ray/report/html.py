@@ -10,7 +10,7 @@ import pandas as pd
 from neulig_ray.redaction import without_secrets
 from neulig_ray.report import plots
 from neulig_ray.report.capabilities import capabilities
-from neulig_ray.report.console import EXTRAS, extras, gap_style, number
+from neulig_ray.report.console import EXTRAS, extras, gap_style, interval, number
 from neulig_ray.report.page import STYLE
 from neulig_ray.report.published_html import not_beside, notes_beside, rows_beside
 from neulig_ray.report.published_rows import Published, names, published
@@ -183,12 +183,13 @@ def _headline(made: Sequence[Table]) -> str:
 
 
 def _pair(score: Score) -> str:
-    return f"{number(score.merging)} {_gap(score.gap)}"
+    return f"{number(score.merging)} {_gap(score)}"
 
 
-def _gap(gap: float) -> str:
-    shown = number(gap, sign=True).replace("-", "−")
-    return f'<span class="gap {gap_style(gap)}">{shown}</span>' if shown else ""
+def _gap(score: Score) -> str:
+    shown, ends = (text.replace("-", "−") for text in (number(score.gap, sign=True), interval(score)))
+    hint = f' title="95 %: {ends}"' if ends else ""
+    return f'<span class="gap {gap_style(score)}"{hint}>{shown}</span>' if shown else ""
 
 
 def _table(table: Table, others: Published | None = None) -> str:
@@ -235,8 +236,14 @@ def _score_cells(score: Score, extra: str, spread: Score | None = None) -> str:
     return (
         f'<td class="start mer{extra}"{hint}>{number(score.merging)}</td>'
         f'<td class="ens{extra}">{number(score.ensembling)}</td>'
-        f'<td class="{extra.strip()}">{_gap(score.gap)}</td>'
+        f'<td class="{extra.strip()}">{_gap(score)}{_ends(score) if extra else ""}</td>'
     )
+
+
+def _ends(score: Score) -> str:
+    """The interval of a mean gap, for everyone to see; those of single tasks are told on demand."""
+    ends = interval(score).replace("-", "−")
+    return f'<small class="ends">{ends}</small>' if ends else ""
 
 
 def _notes() -> str:

@@ -61,6 +61,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .gap { border-radius: 5px; padding: 0 4px; font-size: 0.94em; }
 .gap.green { color: var(--good); background: var(--good-bg); }
 .gap.yellow { color: var(--fair); background: var(--fair-bg); }
+.gap.dim { color: var(--soft); }
+.ends { color: var(--soft); font-weight: 400; margin-left: 6px; white-space: nowrap; }
 .gap.red { color: var(--bad); background: var(--bad-bg); }
 .headline { width: 100%; font-size: 14px; }
 .headline th, .headline td { padding: 8px 14px; text-align: right; white-space: nowrap; }

@@ -78,6 +78,11 @@ VALUES = {
     "peak_memory_bytes": Column(INTEGER, "of that worker since it started"),
     "status": Column(TEXT, "`ok`, or `failed: ` or `skipped: ` and why"),
     "fingerprint": Column(TEXT, "of the evaluation that the row is from"),
+    "gap_low": Column(REAL, "lower end of the gap's 95 % interval: paired bootstrap over the row's images"),
+    "gap_high": Column(REAL, "upper end of it"),
+    "agreement_unsure": _percentage(
+        "`agreement` on the images whose largest beta is below 0.9: elsewhere both are one expert"
+    ),
 }
 COLUMNS = {**KEY, **VALUES}
 
@@ -86,6 +91,7 @@ MEASURED = (  # in the order in which trackers have recorded them
     *PERCENTAGES,
     *(name for name, column in COLUMNS.items() if column.measured and not column.percentage),
 )
+INTERVAL = ("gap_low", "gap_high")  # of the row's own gap: no mean of them is an interval
 SHOWN = {name: column for name, column in COLUMNS.items() if column.heading}
 
 OK = "ok"
@@ -136,7 +142,7 @@ def frame(rows: Iterable[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(made)
     computed = table["ensembling_accuracy"] - table["merging_accuracy"]
     table["gap"] = table["gap"].fillna(computed)
-    table.loc[table["status"] != OK, list(MEASURED)] = float("nan")
+    table.loc[table["status"] != OK, [*MEASURED, *INTERVAL]] = float("nan")
     _check(table)
     return table.sort_values(list(KEY), ignore_index=True, kind="stable")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from neulig_ray.results.intervals import mean_intervals
 from neulig_ray.results.schema import MEASURED, OK, SKIPPED
 from neulig_ray.results.variants import ENSEMBLE_PREFIX, FIELDS, Nature, Variant
 
@@ -16,11 +17,25 @@ _POINT = ("origin", "collaborators", "task")
 
 @dataclass(frozen=True)
 class Score:
-    """Two accuracies in percent and their signed gap in percentage points; NaN where there is none."""
+    """Two accuracies in percent and their signed gap in percentage points; NaN where there is none.
+
+    `low`, `high`: the 95 % interval of the gap over test images, as `mean_intervals` has it.
+    """
 
     merging: float = NAN
     ensembling: float = NAN
     gap: float = NAN
+    low: float = NAN
+    high: float = NAN
+
+    @property
+    def has_interval(self) -> bool:
+        return self.low == self.low
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the images do not tell the gap from none."""
+        return self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,10 @@ class Table:
         return f"{self.arch} · origin {self.origin} · n = {self.n}"
 
     @property
+    def has_intervals(self) -> bool:
+        return any(line.mean.has_interval for line in self.lines)
+
+    @property
     def caption(self) -> str:
         """How the numbers of the table were averaged."""
         parts = []
@@ -72,6 +91,11 @@ class Table:
             parts.append(f"spread of the mean between combinations: {_spreads(self.lines)} points")
         elif self.combinations == 1:
             parts.append("one combination")
+        if self.has_intervals:
+            parts.append(
+                "95 %: paired bootstrap of the mean gap over test images; where it holds 0, the gap has no "
+                "colour beyond 1.5 points"
+            )
         if self.order_seeds > 1:
             parts.append(f"mixed batches over {self.order_seeds} orders")
         if self.seeds > 1:
@@ -97,10 +121,11 @@ def lines(rows: pd.DataFrame) -> list[Line]:
     """
     keyed = _with_batch_size(rows)
     cells = points(keyed, FIELDS)
-    by_task = _scores(cells.groupby([*FIELDS, "task"]).mean())
+    widths, task_widths = mean_intervals(keyed[keyed["status"] == OK], FIELDS, _POINT)
+    by_task = _scores(cells.groupby([*FIELDS, "task"]).mean(), task_widths)
     combinations = cells.groupby([*FIELDS, *_POINT[:2]]).mean().groupby(list(FIELDS))
     means = cells.groupby(list(FIELDS)).mean()
-    mean, spread = _scores(means), _scores(combinations.std())
+    mean, spread = _scores(means, widths), _scores(combinations.std(), {})
     counts = combinations.size().to_dict()
     absolute = cells["gap"].abs().groupby(list(FIELDS)).mean().to_dict()
     others: dict[Any, dict[str, float]] = means.drop(columns=list(SCORES.values())).to_dict("index")  # type: ignore[assignment]
@@ -191,9 +216,13 @@ def _natures(rows: pd.DataFrame) -> dict[str, Nature]:
     return found
 
 
-def _scores(means: pd.DataFrame) -> dict[Any, Score]:
-    columns = [means[column] for column in SCORES.values()]
-    return {key: Score(*map(float, values)) for key, *values in zip(means.index, *columns, strict=True)}
+def _scores(means: pd.DataFrame, widths: Mapping[Any, tuple[float, float]]) -> dict[Any, Score]:
+    columns = [means[column].astype(float) for column in SCORES.values()]
+    found = {}
+    for key, merging, ensembling, gap in zip(means.index, *columns, strict=True):
+        below, above = widths.get(key, (NAN, NAN))
+        found[key] = Score(merging, ensembling, gap, gap - below, gap + above)
+    return found
 
 
 def _failures(bad: pd.DataFrame, natures: Mapping[str, Nature]) -> dict[Any, tuple[str, ...]]:

@@ -14,7 +14,7 @@ _COLUMNS = (
     *("arch", "origin", "n", "line", *FIELDS),
     *SCORES,
     *(f"{name}_spread" for name in SCORES),
-    *("absolute_gap", *_OTHERS, "combinations", "failures"),
+    *("gap_low", "gap_high", "absolute_gap", *_OTHERS, "combinations", "failures"),
 )
 
 
@@ -22,7 +22,8 @@ def summary_frame(rows: pd.DataFrame) -> pd.DataFrame:
     """A row for each line of each table of a results frame, in the order of the tables.
 
     Accuracies in percent, gaps and spreads in percentage points, NaN for what was not measured; zero-shot
-    and experts stand in every table, as they do on the console.
+    and experts stand in every table, as they do on the console. `gap_low` and `gap_high` are the 95 %
+    interval of the mean gap over test images.
     """
     made = [_row(table, line) for table in tables(rows) for line in table.lines]
     return pd.DataFrame(made, columns=list(_COLUMNS))
@@ -37,6 +38,8 @@ def _row(table: Table, line: Line) -> dict[str, Any]:
         **dataclasses.asdict(line.variant),
         **{name: getattr(line.mean, name) for name in SCORES},
         **{f"{name}_spread": getattr(line.spread, name) for name in SCORES},
+        "gap_low": line.mean.low,
+        "gap_high": line.mean.high,
         "absolute_gap": line.absolute_gap,
         **line.others,
         "combinations": line.combinations,

@@ -18,6 +18,7 @@ from neulig_ray.cluster.jobs import Job, JobOutput, Needs
 from neulig_ray.errors import NotApplicable
 from neulig_ray.evaluation.baseline_rows import evaluate_ensemble, evaluate_reference
 from neulig_ray.evaluation.context import EvaluationContext
+from neulig_ray.evaluation.correct_images import without_bits
 from neulig_ray.evaluation.ligand_rows import evaluate_gated, evaluate_selection
 from neulig_ray.evaluation.method_rows import evaluate_merge
 from neulig_ray.evaluation.rows import Row
@@ -34,6 +35,7 @@ from neulig_ray.merging.declare.reference import ReferenceMethod
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import skeleton
 from neulig_ray.models.work import forward_flops
+from neulig_ray.results import correctness
 from neulig_ray.results.granularities import granularity_of
 from neulig_ray.results.schema import skipped
 from neulig_ray.stages.merge_inputs import MergeReader
@@ -43,6 +45,7 @@ from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
 
 ROWS_FILE = "rows.json"
+CORRECT_FILE = "correct.safetensors"
 
 
 class MeasuredRows(NamedTuple):
@@ -110,9 +113,11 @@ class EvaluationJob(Job):
         elapsed = time.perf_counter() - started
         kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of the worker since it started
         peak = kilobytes * (1 if sys.platform == "darwin" else 1024)
-        rows = [{**row, "seconds": elapsed, "peak_memory_bytes": peak} for row in found.rows]
+        measured, bits = without_bits(found.rows)
+        rows = [{**row, "seconds": elapsed, "peak_memory_bytes": peak} for row in measured]
         info = {"rows": len(rows), "seconds": elapsed, **found.about}
-        return {ROWS_FILE: json.dumps(rows, indent=1).encode()}, info
+        files = {ROWS_FILE: json.dumps(rows, indent=1).encode()}
+        return {**files, **({CORRECT_FILE: correctness.written(bits)} if bits else {})}, info
 
 
 @functools.lru_cache(maxsize=8)

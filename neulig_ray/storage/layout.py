@@ -17,6 +17,7 @@ class Top(StrEnum):
 
 
 TABLE, ABOUT = "results.parquet", "results.json"  # of an experiment, and of history/FINGERPRINT in its folder
+CORRECT = "correct"  # beside the last table: what each row got right, a file for each evaluation
 FOLDERS: Final = (Top.ARTIFACTS, Top.RAY, Top.MLFLOW_ARTIFACTS)
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?")  # some file servers drop a last dot
 LONGEST: Final = 100  # characters of a name

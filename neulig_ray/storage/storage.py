@@ -21,7 +21,7 @@ from neulig_ray.errors import InputError, StageError
 from neulig_ray.parts import whole_file
 from neulig_ray.redaction import redacted, without_secrets
 from neulig_ray.storage.artifact import Artifact
-from neulig_ray.storage.layout import ABOUT, FOLDERS, TABLE, Top
+from neulig_ray.storage.layout import ABOUT, CORRECT, FOLDERS, TABLE, Top
 from neulig_ray.storage.listing import Listing, leads_out, local_listing
 from neulig_ray.storage.manifest import MANIFEST, is_within, read_manifest
 
@@ -109,7 +109,8 @@ class Storage:
 
     def check_experiment(self, name: str) -> None:
         """Raises InputError where an experiment's results could not be written into its folder."""
-        self._check_kinds({name: True, **{f"{name}/{file}": False for file in (TABLE, ABOUT, Top.REPORT)}})
+        files = {f"{name}/{file}": False for file in (TABLE, ABOUT, Top.REPORT)}
+        self._check_kinds({name: True, f"{name}/{CORRECT}": True, **files})
         other = next((x for x in self.top() if x != name and x.casefold() == name.casefold()), None)
         if other is not None and name not in self.top():
             raise InputError(

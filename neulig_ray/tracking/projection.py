@@ -1,10 +1,11 @@
 """The runs that an experiment's storage amounts to; knows no MLflow.
 
 Metric names. A run of one variant has `merging/<task>`, `ensembling/<task>`, `gap/<task>` (each the mean over
-the combinations that contain the task) and `.../mean` (over combinations and tasks). The parent of a cell has
-the same names for its selected ligand at granularity `task` (the supervised one, where there is one: its tag
-`alignment`), `sample/merging/mean` and so on for the same ligand at `sample`, and the means of every selected
-ligand as `<alignment>/<granularity>/merging/mean`.
+the combinations that contain the task), `gap_low/<task>` and `gap_high/<task>` (the 95 % interval of that gap
+over test images), and `.../mean` (over combinations and tasks). The parent of a cell has the same names for
+its selected ligand at granularity `task` (the supervised one, where there is one: its tag `alignment`),
+`sample/merging/mean` and so on for the same ligand at `sample`, and the means of every selected ligand as
+`<alignment>/<granularity>/merging/mean`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

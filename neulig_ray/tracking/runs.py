@@ -62,8 +62,9 @@ def finite(metrics: Iterable[tuple[str, float | None, int]]) -> list[Metric]:
 
 
 def score_metrics(score: Score, of: str) -> list[Metric]:
-    """merging/<of>, ensembling/<of> and gap/<of>, as far as they were measured."""
+    """merging/<of>, ensembling/<of>, gap/<of> and the ends of its interval, as far as they were measured."""
     values = {"merging": score.merging, "ensembling": score.ensembling, "gap": score.gap}
+    values |= {"gap_low": score.low, "gap_high": score.high}
     return finite((f"{name}/{of}", value, 0) for name, value in values.items())
 
 

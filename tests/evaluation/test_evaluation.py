@@ -27,6 +27,7 @@ from neulig_ray.errors import InputError, TrainingDiverged
 from neulig_ray.evaluation import metrics
 from neulig_ray.evaluation.baseline_rows import evaluate_ensemble, evaluate_reference
 from neulig_ray.evaluation.context import EvaluationContext, choose
+from neulig_ray.evaluation.correct_images import CORRECT
 from neulig_ray.evaluation.granularity import predict
 from neulig_ray.evaluation.images import mixed_batches
 from neulig_ray.evaluation.ligand_rows import evaluate_selection, task_accuracies
@@ -40,7 +41,7 @@ from neulig_ray.merging.models import Tensors
 from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import preprocess
-from neulig_ray.results.schema import MEASURED
+from neulig_ray.results.schema import INTERVAL, MEASURED
 from neulig_ray.seeds import stable_generator
 
 STATES = make_states()
@@ -275,7 +276,7 @@ def test_ligand_rows_by_other_code() -> None:
     for row in rows:
         task = row["task"]
         known = {"task", "granularity", "buffers", "batch_size", "order_seed", "num_samples"}
-        assert set(row) == known | set(MEASURED)
+        assert set(row) == known | {*MEASURED, *INTERVAL, CORRECT}
         assert row["buffers"] == "average"
         chosen = choose(SIZES[task], 20 if row["granularity"] == "sample" else None, 0, task).numpy()
         own = BETA[task][chosen]

@@ -17,6 +17,7 @@ from safetensors.numpy import load as load_safetensors
 from neulig_ray.cli import main
 from neulig_ray.cli.experiments import load
 from neulig_ray.cluster.session import Cluster
+from neulig_ray.pipeline.outcome import Results
 from neulig_ray.pipeline.plan import Plan, make_plan
 from neulig_ray.stages.ligands import SEARCH_FILE
 from neulig_ray.stages.tasks import array_bytes
@@ -102,6 +103,19 @@ def test_single_models_and_ensembles_have_one_accuracy(rows: pd.DataFrame) -> No
     assert ensembles[["merging_accuracy", "gap"]].isna().all(axis=None)
     both = rows[rows.method.isin(["ligand", "average"])]
     assert np.allclose(both["gap"], both["ensembling_accuracy"] - both["merging_accuracy"])
+
+
+def test_every_row_is_beside_what_it_has_right(rows: pd.DataFrame, smallest_storage: Path) -> None:
+    both = rows[rows["gap"].notna()]
+    assert both[["gap_low", "gap_high"]].notna().all(axis=None)
+    assert ((both["gap_low"] <= both["gap"]) & (both["gap"] <= both["gap_high"])).all()
+    stored = {file.stem for file in (smallest_storage / "smallest/correct").iterdir()}
+    assert stored == set(rows["fingerprint"])
+    results = Results.read(Storage(str(smallest_storage)), "smallest")
+    for row in rows.to_dict("records"):
+        named = {name: "" if pd.isna(row[name]) else row[name] for name in rows.columns[:15]}
+        side = "merging" if pd.notna(row["merging_accuracy"]) else "ensembling"
+        assert results.compare(named, named).first.accuracy == pytest.approx(row[f"{side}_accuracy"])
 
 
 def test_experts_learned_their_tasks(rows: pd.DataFrame) -> None:

@@ -6,15 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from neulig_ray.cli.doctor import probe
 from neulig_ray.cluster.run_context import Failures
+from neulig_ray.errors import InputError
 from neulig_ray.experiment.config import Experiment, Search
+from neulig_ray.pipeline.outcome import Results
 from neulig_ray.pipeline.plan import Plan, make_plan
-from neulig_ray.pipeline.results import read_results, write_results
-from neulig_ray.stages.evaluation_jobs import ROWS_FILE
+from neulig_ray.pipeline.results import write_results
+from neulig_ray.pipeline.stored_results import correct_file, read_correctness, read_results
+from neulig_ray.results.correctness import Correctness, row_key, written
+from neulig_ray.stages.evaluation_jobs import CORRECT_FILE, ROWS_FILE
 from neulig_ray.stages.evaluations import Evaluation
 from neulig_ray.storage.storage import Storage
 
@@ -38,11 +43,13 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path))
 
 
-def measure(evaluation: Evaluation, storage: Storage) -> None:
-    """Commit rows as an evaluation's job does."""
+def measure(evaluation: Evaluation, storage: Storage, bits: bool = True) -> None:
+    """Commit rows as an evaluation's job does; without `bits` as one of 0.1's early versions."""
     rows: list[dict[str, Any]] = [
         {
             "task": task,
+            "granularity": evaluation.common["granularity"],
+            "buffers": "",
             "num_samples": 10,
             "merging_accuracy": 50.0,
             "ensembling_accuracy": 60.0,
@@ -50,7 +57,12 @@ def measure(evaluation: Evaluation, storage: Storage) -> None:
         }
         for task in evaluation.tasks
     ]
-    storage.commit(evaluation.job.artifact, {ROWS_FILE: json.dumps(rows).encode()}, {})
+    files = {ROWS_FILE: json.dumps(rows).encode()}
+    if bits:
+        sides = np.arange(10) < 5, np.arange(10) < 6
+        kept = {row_key(row): Correctness.of(np.arange(10), *sides) for row in rows}
+        files[CORRECT_FILE] = written(kept)
+    storage.commit(evaluation.job.artifact, files, {})
 
 
 def half_failed(plan: Plan, storage: Storage) -> Failures:
@@ -135,3 +147,65 @@ def test_provenance_tells_what_made_the_numbers(plan: Plan, storage: Storage) ->
     assert about["date"].endswith("+00:00")
     everything = {a.fingerprint for found in plan.artifacts().values() for a in found}
     assert set(about["artifacts"]) == everything, "`neulig storage prune` keeps these"
+
+
+def test_the_bits_of_every_row_lie_beside_the_table(plan: Plan, storage: Storage) -> None:
+    failures = half_failed(plan, storage)
+    table, about = write_results(plan, storage, failures)
+    assert about["warnings"] == []
+    for row in table[table["status"] == "ok"].to_dict("records"):
+        bits = read_correctness(storage, correct_file("rows", row["fingerprint"]))[row_key(row)]
+        assert 100 * bits.right("merging").mean() == row["merging_accuracy"]
+    stored = {info.base_name for info in storage.files("rows/correct")}
+    measured = {e.job.artifact.fingerprint for e in plan.evaluations} - failures.keys()
+    assert stored == {f"{fingerprint}.safetensors" for fingerprint in measured}
+    before = {info.path: info.mtime_ns for info in storage.files("rows/correct")}
+    write_results(plan, storage, failures)
+    assert {info.path: info.mtime_ns for info in storage.files("rows/correct")} == before
+
+
+def test_results_compare_their_rows(plan: Plan, storage: Storage) -> None:
+    write_results(plan, storage, half_failed(plan, storage))
+    found = Results.read(storage, "rows").compare(
+        "method=ligand alignment=sup granularity=task accuracy=ensembling", "method=average"
+    )
+    assert (found.difference.points, found.difference.images, found.tasks) == (
+        pytest.approx(10.0),
+        20,
+        ("digits", "textures"),
+    )
+
+
+def test_an_evaluation_of_an_older_version_stays_and_a_line_says_so(plan: Plan, storage: Storage) -> None:
+    old, *rest = plan.evaluations
+    measure(old, storage, bits=False)
+    for evaluation in rest:
+        measure(evaluation, storage)
+    table, about = write_results(plan, storage, {})
+    assert set(table["status"]) == {"ok"}
+    (warning,) = about["warnings"]
+    assert warning.startswith(f"1 of {len(plan.evaluations)} evaluations are of a version that kept no bits")
+    assert storage.size(correct_file("rows", old.job.artifact.fingerprint)) is None
+    row = table[table["fingerprint"] == old.job.artifact.fingerprint].iloc[0]
+    shown = f"method={row['method']} task={row['task']}"
+    with pytest.raises(InputError, match="of a version that kept no bits"):
+        Results(name="rows", rows=table, about=about, storage=storage).compare(shown, shown)
+
+
+def test_a_table_without_the_newer_columns_is_read(plan: Plan, storage: Storage) -> None:
+    table, _ = write_results(plan, storage, half_failed(plan, storage))
+    newer = ["gap_low", "gap_high", "agreement_unsure"]
+    stream = io.BytesIO()
+    table.drop(columns=newer).to_parquet(stream, index=False)
+    storage.write("rows/results.parquet", stream.getvalue())
+    again, _ = read_results(storage, "rows")
+    assert again[newer].isna().all(axis=None)
+    pd.testing.assert_frame_equal(again.drop(columns=newer), table.drop(columns=newer))
+
+
+def test_damaged_bits_are_named(plan: Plan, storage: Storage) -> None:
+    failures = half_failed(plan, storage)
+    artifact = next(e.job.artifact for e in plan.evaluations if e.job.artifact.fingerprint not in failures)
+    storage.write(f"{artifact.path}/{CORRECT_FILE}", b"x" * 100)
+    with pytest.raises(InputError, match=rf"{artifact.fingerprint}/{CORRECT_FILE} is damaged"):
+        write_results(plan, storage, failures)

@@ -14,7 +14,7 @@ from neulig_ray.cli import main
 from neulig_ray.cli.experiments import load
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.pipeline.plan import make_plan
-from neulig_ray.pipeline.results import read_results
+from neulig_ray.pipeline.stored_results import read_results
 from neulig_ray.storage import scratch
 from neulig_ray.storage import storage as storage_module
 from neulig_ray.storage.artifact import Artifact

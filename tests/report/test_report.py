@@ -49,7 +49,7 @@ class TestSchema:
         values += (
             "entropy routing_accuracy alignment_weight learning_rate parameters seconds peak_memory_bytes "
         )
-        values += "status fingerprint"
+        values += "status fingerprint gap_low gap_high agreement_unsure"
         assert list(results.columns) == key.split() + values.split()
         assert {name: str(dtype) for name, dtype in results.dtypes.items()} == {
             name: column.dtype for name, column in schema.COLUMNS.items()

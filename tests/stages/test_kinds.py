@@ -34,7 +34,7 @@ from neulig_ray.models.clip import preprocess
 from neulig_ray.pipeline.plan import make_plan
 from neulig_ray.plugins import load_plugins, read_plugins
 from neulig_ray.report import console, html, plots
-from neulig_ray.results import schema
+from neulig_ray.results import correctness, schema
 from neulig_ray.results.granularities import GRANULARITIES, OWN
 from neulig_ray.seeds import stable_generator
 from neulig_ray.stages import evaluation_jobs, merge_inputs, statistics
@@ -281,6 +281,15 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[[Evaluation], list[dict
         storage: Any = None
         files, _ = evaluation.job.make(storage)
         found = json.loads(files[evaluation_jobs.ROWS_FILE])
+        if kept := files.get(evaluation_jobs.CORRECT_FILE):
+            bits = correctness.read(kept, "bits")
+            for row in found:
+                right = bits[correctness.row_key(row)].right("merging")
+                reached = row["merging_accuracy"]
+                assert (right is None) == (reached is None)
+                assert right is None or 100 * right.mean() == pytest.approx(reached)
+        else:
+            assert all(row["status"].startswith("skipped") for row in found)
         return [{**evaluation.common, **row, "task": named[row["task"]]} for row in found]
 
     return rows
