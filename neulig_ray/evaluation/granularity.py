@@ -1,9 +1,11 @@
 """The rules of granularities, one file each in `granularities`: which merged models predict which rows."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
+
+import torch
 
 from neulig_ray.errors import unknown
 from neulig_ray.evaluation.context import EvaluationContext
@@ -12,6 +14,7 @@ from neulig_ray.registry import Registry
 from neulig_ray.results.granularities import GRANULARITIES, Granularity, check_granularity
 
 Function = Callable[..., Iterator[Predictions]]
+Models = Callable[[Betas], Mapping[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,14 @@ _SETTINGS: Final = tuple(field.name for field in fields(Settings))
 
 @dataclass(frozen=True)
 class Rule:
-    """A granularity, and the function that predicts at it: (context, betas, **settings) -> predictions."""
+    """A granularity, and the function that predicts at it: (context, betas, **settings) -> predictions.
+
+    `models(betas)`: task -> the beta (n,) of the model that serves it, where val alone decides it.
+    """
 
     granularity: Granularity
     function: Function
+    models: Models | None = None
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -54,18 +61,21 @@ class Rule:
 RULES: Final[Registry[Rule]] = Registry("granularity", "neulig_ray.evaluation.granularities")
 
 
-def granularity(declared: Granularity) -> Callable[[Function], Function]:
+def granularity(declared: Granularity, *, models: Models | None = None) -> Callable[[Function], Function]:
     """Declare the rule of a granularity: a function of (context, betas) that yields `Predictions`.
 
     `context`: an `EvaluationContext`; `betas`: a `Betas`. Every image counts once for each order, and has the
     beta of the model that served it. Keyword-only parameters are the settings that it takes, by the names of
-    the experiment's `evaluation`: they are part of the fingerprint of what is measured.
+    the experiment's `evaluation`: they are part of the fingerprint of what is measured. `models(betas)` gives
+    task -> the beta (n,) of its model, tasks of one model the same tensor, where the images under test have
+    no say in it (`betas.images` is empty): experiments keep these models as artifacts, which
+    `EvaluationContext.model` then gives.
 
     Raises InputError for another parameter, and for a name that another file declares.
     """
 
     def declare(function: Function) -> Function:
-        rule = Rule(declared, function)
+        rule = Rule(declared, function, models)
         for name in rule.settings:
             if name not in _SETTINGS:
                 raise unknown(f"setting of granularity {declared.name!r}:", name, _SETTINGS)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from neulig_ray.evaluation.context import EvaluationContext, choose
@@ -44,10 +45,7 @@ def evaluate_gated(
     gate = {task: coopvecs(portland, member, context.data, task) for task in context.tasks}
     weights = Betas(
         {task: method.weights(beta, given) for task, beta in gate.items()},
-        {
-            task: method.weights(coopvecs(portland, member, val, task), given).mean(0)
-            for task in context.tasks
-        },
+        task_weights(method, portland, member, val, given),
     )
 
     def row(granularity: str, found: Predictions) -> Row:
@@ -74,6 +72,16 @@ def evaluate_gated(
         for granularity in granularities
         for found in predict(granularity, context, weights, **settings)
     ]
+
+
+def task_weights(
+    method: GatedMethod, portland: Portland, member: int, val: LigandData, options: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Task -> the mean (n,), over its val images, of the weights that the method makes of their betas."""
+    return {
+        task: method.weights(coopvecs(portland, member, val, task), options).mean(0)
+        for task in map(task_of, portland.combinations[member])
+    }
 
 
 def evaluate_selection(

@@ -115,6 +115,13 @@ STAGES: Final = [
     ),
     Stage("statistics", lambda plan: plan.statistics, workers="evaluation", flops=GPU_FLOAT32_FLOPS),
     Stage(
+        "models",
+        lambda plan: plan.merged,
+        workers="evaluation",
+        flops=GPU_FLOAT32_FLOPS,
+        order="longest first",
+    ),
+    Stage(
         "evaluations",
         lambda plan: [evaluation.job for evaluation in plan.evaluations],
         workers="evaluation",

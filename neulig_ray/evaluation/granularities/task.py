@@ -8,6 +8,6 @@ from neulig_ray.evaluation.predictions import Betas, Predictions, per_task
 from neulig_ray.results.granularities import GRANULARITIES
 
 
-@granularity(GRANULARITIES["task"])
+@granularity(GRANULARITIES["task"], models=lambda betas: betas.tasks)
 def task(context: EvaluationContext, betas: Betas) -> Iterator[Predictions]:
     return per_task(context, betas.tasks)
