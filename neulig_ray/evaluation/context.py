@@ -30,8 +30,7 @@ class EvaluationContext:
     """The test (or val) split of the n tasks of a combination.
 
     `data`: stored embeddings, labels and heads; `images`: task -> uint8 (N, H, W, 3), in the same order;
-    `stack`: (at least) the combination's experts; `tower`: their architecture, whatever its weights; `made`:
-    task -> a model that was merged for it before. Images
+    `stack`: (at least) the combination's experts; `tower`: their architecture, whatever its weights. Images
     meet models on the tower's device; mixtures are made on the stack's; all else, logits included, is on the
     CPU.
     """
@@ -42,7 +41,6 @@ class EvaluationContext:
     arch: Arch
     data: LigandData
     images: Mapping[str, np.ndarray]
-    made: Mapping[str, State] = field(default_factory=dict)
     _flat: torch.Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -79,10 +77,6 @@ class EvaluationContext:
     def merge(self, beta: torch.Tensor) -> dict[str, torch.Tensor]:
         """theta(beta), overwritten by the next call."""
         return self.stack.combine(beta, out=self._flat)
-
-    def model(self, task: str, beta: torch.Tensor) -> State:
-        """theta(beta) for a task: the one that was made before, or `merge`."""
-        return self.made[task] if task in self.made else self.merge(beta)
 
     def logits(
         self, model: State | nn.Module, task: str, rows: torch.Tensor, batch_size: int = 256

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+import torch
 from torch import nn
 
 from neulig_ray.documents import bounded_json
@@ -18,6 +20,7 @@ from neulig_ray.merging.merged_models import MergedModels, Model
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import build_tower
 from neulig_ray.models.tower_files import describe, pack, read_tower, tower_bytes, unpack
+from neulig_ray.weights.sources import State
 
 INDEX: Final = "model.json"
 FORMAT: Final = 1
@@ -47,9 +50,13 @@ class StoredModels:
 
 
 class ServedModel(NamedTuple):
-    """One model and what it serves: pairs of a rule for buffers and a task. `setting`: chosen on val."""
+    """One model and what it serves: pairs of a rule for buffers and a task. `setting`: chosen on val.
 
-    model: Model
+    A `beta` (n,) alone stands for theta(beta) of the experts: reading it mixes them again, bit by bit, in one
+    pass over them, where every task's model would take a tower of the storage.
+    """
+
+    model: Model | torch.Tensor
     serves: tuple[tuple[str, str], ...]
     granularity: str
     parameters: int
@@ -78,15 +85,20 @@ def model_files(
     A state of the tower is written as experts are; a module's tensors under their own names. Raises
     ValueError for numbers that are not finite.
     """
-    entries = []
-    for number, one in enumerate(served):
-        name = f"model-{number}.safetensors"
-        yield name, _model_bytes(about, one.model, one.setting)
+    entries, written = [], 0
+    for one in served:
+        kept: dict[str, Any]
+        if isinstance(one.model, torch.Tensor):
+            kept = {"beta": one.model.tolist()}
+        else:
+            kept = {"file": f"model-{written}.safetensors"}
+            written += 1
+            yield kept["file"], _model_bytes(about, one.model, one.setting)
         entries += [
             {
                 "buffers": buffers,
                 "task": task,
-                "file": name,
+                **kept,
                 "granularity": one.granularity,
                 "parameters": one.parameters,
                 "options": dict(one.setting),
@@ -101,30 +113,60 @@ def skipped_files(about: About, reason: str) -> dict[str, bytes]:
     return {INDEX: _index(about, served=[], selected=[], skipped=reason)}
 
 
-def read_models(load: Callable[[str], bytes], where: str) -> StoredModels:
+def read_models(
+    load: Callable[[str], bytes], where: str, mix: Callable[[torch.Tensor], State] | None = None
+) -> StoredModels:
     """The models again, floats as float32: `load(name)` gives a file, `where` names the artifact in messages.
 
-    Raises InputError for a file that is missing its entries, is of another format or arch, or is damaged.
+    `mix(beta)`: theta(beta) of the experts, in the combination's order, for models that are kept as betas.
+    Raises InputError for a file that lacks entries, is damaged, or of another format or arch.
     """
-    found = bounded_json(load(INDEX).decode(), f"{where}: {INDEX}")
-    try:
+    about, found = _read_index(load, where)
+    read: dict[str, Model] = {}
+
+    def model(entry: Mapping[str, Any]) -> Model:
+        if "beta" in entry:
+            if mix is None:
+                raise InputError(f"{where} keeps mixtures of its experts as betas: give the experts")
+            key = str(entry["beta"])
+            return read[key] if key in read else read.setdefault(key, mix(torch.tensor(entry["beta"])))
+        name = entry["file"]
+        if name not in read:
+            read[name] = _read(load(name), about, entry["options"], f"{where}: {name}")
+        return read[name]
+
+    by_buffers: dict[str, dict[str, ChosenModels]] = {}
+    with _misstated(where):
+        for entry in found["served"]:
+            merged = MergedModels({entry["task"]: model(entry)}, entry["granularity"], entry["parameters"])
+            chosen = ChosenModels(merged, entry["options"])
+            by_buffers.setdefault(entry["buffers"], {})[entry["task"]] = chosen
+        return StoredModels(about, MethodModels(by_buffers, found["selected"]), found["skipped"])
+
+
+def read_betas(load: Callable[[str], bytes], where: str) -> dict[str, torch.Tensor]:
+    """Task -> the beta (n,) float32 of its model, of models that are kept as such; raises InputError."""
+    _, found = _read_index(load, where)
+    with _misstated(where):
+        return {entry["task"]: torch.tensor(entry["beta"]) for entry in found["served"]}
+
+
+def _read_index(load: Callable[[str], bytes], where: str) -> tuple[About, dict[str, Any]]:
+    found = bounded_json(load(INDEX), f"{where}: {INDEX}")
+    with _misstated(where):
         if found["format"] != FORMAT:
             raise InputError(
                 f"{where} is of format {found['format']!r}; this version reads {FORMAT}: update neulig-ray"
             )
-        about = About(found["arch"], found["method"], found["options"], tuple(found["combination"]))
-        served, selected, skipped = found["served"], found["selected"], found["skipped"]
-        read: dict[str, Model] = {}
-        by_buffers: dict[str, dict[str, ChosenModels]] = {}
-        for entry in served:
-            name, setting = entry["file"], entry["options"]
-            if name not in read:
-                read[name] = _read(load(name), about, setting, f"{where}: {name}")
-            models = MergedModels({entry["task"]: read[name]}, entry["granularity"], entry["parameters"])
-            by_buffers.setdefault(entry["buffers"], {})[entry["task"]] = ChosenModels(models, setting)
+        return About(found["arch"], found["method"], found["options"], tuple(found["combination"])), found
+
+
+@contextmanager
+def _misstated(where: str) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{where}: {INDEX} lacks or misstates {error}: make it again") from error
-    return StoredModels(about, MethodModels(by_buffers, selected), skipped)
 
 
 def _index(about: About, **more: Any) -> bytes:

@@ -42,10 +42,10 @@ class Predictions:
 
 
 def per_task(context: EvaluationContext, betas: Mapping[str, torch.Tensor]) -> Iterator[Predictions]:
-    """One merged model for each task, with the beta (n,) given for it, or made of it before."""
+    """One merged model for each task, with the beta (n,) given for it."""
     for task, beta in betas.items():
         rows = torch.arange(len(context.images[task]))
-        logits = context.logits(context.model(task, beta), task, rows)
+        logits = context.logits(context.merge(beta), task, rows)
         yield Predictions(task, rows, beta.expand(len(rows), -1), logits)
 
 

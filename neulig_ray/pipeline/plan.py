@@ -23,7 +23,7 @@ from neulig_ray.stages.fused_origins import FusionJob, Sources, plan_fused
 from neulig_ray.stages.heads import HeadJob, head_job
 from neulig_ray.stages.imported_experts import ImportedExpert, plan_imported
 from neulig_ray.stages.ligands import Cell, plan_cell
-from neulig_ray.stages.models import ModelJob
+from neulig_ray.stages.merged_models import ModelJob
 from neulig_ray.stages.origins import Origin, plan_origin
 from neulig_ray.stages.statistics import StatisticsJob
 from neulig_ray.stages.tasks import TaskJob, task_job

@@ -120,6 +120,7 @@ STAGES: Final = [
         workers="evaluation",
         flops=GPU_FLOAT32_FLOPS,
         order="longest first",
+        module="merged_models",
     ),
     Stage(
         "evaluations",

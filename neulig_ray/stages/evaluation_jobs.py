@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from neulig_ray.cluster.cost import Cost, Sizes
 from neulig_ray.cluster.jobs import Job, JobOutput, Needs
@@ -28,8 +28,8 @@ from neulig_ray.models.work import forward_flops
 from neulig_ray.results.schema import skipped
 from neulig_ray.stages.ligand_inputs import kept_parameters, load_ligand, tower_parameters
 from neulig_ray.stages.merge_inputs import MergeReader
+from neulig_ray.stages.merged_models import Spent, read_model, read_model_betas, spent_on
 from neulig_ray.stages.merging_costs import making, measuring
-from neulig_ray.stages.models import Spent, read_model, spent_on
 from neulig_ray.stages.read_inputs import (
     SharedSplit,
     load_bare_tower,
@@ -40,7 +40,6 @@ from neulig_ray.stages.read_inputs import (
 )
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
-from neulig_ray.weights.sources import State
 
 ROWS_FILE = "rows.json"
 
@@ -198,7 +197,6 @@ def gated(
         ARCHS[arch],
         test.data,
         test.images,
-        _states(storage, model),
     )
     rows = evaluate_gated(
         spec.require(GatedMethod),
@@ -208,20 +206,13 @@ def gated(
         read_split(storage, models, "val", combination, images=False).data,
         granularities=[granularity],
         options=spec.options_with(seed),
+        made=read_model_betas(storage, model) if model else None,
         seed=seed,
         **settings,
     )
     kept = kept_parameters(portland, arch, granularity)
     spent = spent_on(storage, model) if model else Spent()
     return MeasuredRows([{**row, **about, "parameters": kept} for row in rows], spent=spent)
-
-
-def _states(storage: Storage, model: Artifact | None) -> dict[str, State]:
-    """Task -> the state that serves it."""
-    if model is None:
-        return {}
-    [by_task] = read_model(storage, model).models.by_buffers.values()
-    return {task: cast("State", chosen.models.by_task[task]) for task, chosen in by_task.items()}
 
 
 STORED = (reference, ensemble, selection)  # what looks at stored embeddings alone, and needs no GPU

@@ -22,8 +22,8 @@ from neulig_ray.merging.declare.reference import ReferenceMethod
 from neulig_ray.results.schema import failed
 from neulig_ray.stages import evaluation_jobs
 from neulig_ray.stages.ligands import Cell
-from neulig_ray.stages.models import VERSION as MODEL_VERSION
-from neulig_ray.stages.models import LigandModelsJob, MethodModelsJob, ModelJob
+from neulig_ray.stages.merged_models import VERSION as MODEL_VERSION
+from neulig_ray.stages.merged_models import LigandModelsJob, MethodModelsJob, ModelJob
 from neulig_ray.stages.statistics import StatisticsJob, statistics_job
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage

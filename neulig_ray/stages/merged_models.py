@@ -1,5 +1,6 @@
 """Stage `models`: merged models that take more than a second to make, apart from measuring them."""
 
+import functools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from neulig_ray.evaluation.model_files import (
     ServedModel,
     StoredModels,
     model_files,
+    read_betas,
     read_models,
     served_models,
     skipped_files,
@@ -27,10 +29,11 @@ from neulig_ray.experiment.method_spec import MethodSpec
 from neulig_ray.ligand.data import Combination
 from neulig_ray.merging.declare.gated import GatedMethod
 from neulig_ray.merging.declare.method import MergingMethod
+from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.stages.ligand_inputs import kept_parameters, load_ligand
 from neulig_ray.stages.merge_inputs import MergeReader
 from neulig_ray.stages.merging_costs import making
-from neulig_ray.stages.read_inputs import on_device, peak_bytes, read_split, read_stack
+from neulig_ray.stages.read_inputs import peak_bytes, read_split
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
 
@@ -67,7 +70,7 @@ class ModelJob(Job):
         info: dict[str, Any] = {
             "arch": self.models.arch,
             "method": self.spec.name,
-            "collaborators": list(self.combination),
+            "experts": {key: self.models.experts[key].path for key in self.combination},
         }
         return self._files(storage, info), info
 
@@ -111,7 +114,7 @@ class MethodModelsJob(ModelJob):
 
 @dataclass(frozen=True)
 class LigandModelsJob(ModelJob):
-    """What a gate's betas on val merge: a model for each task, or one for everything."""
+    """What a gate's betas on val merge: a model for each task, or one for everything, kept as their betas."""
 
     ligand: Artifact
     granularity: str
@@ -120,22 +123,17 @@ class LigandModelsJob(ModelJob):
     def files(self, storage: Storage) -> Iterator[tuple[str, bytes]]:
         portland, _ = load_ligand(storage, self.ligand)
         val = read_split(storage, self.models, "val", self.combination, images=False).data
-        stack = on_device(read_stack(storage, self.models, self.combination))
         member = portland.combinations.index(self.combination)
         method = self.spec.require(GatedMethod)
         weights = task_weights(method, portland, member, val, self.spec.options_with(self.seed))
         rule = RULES[self.granularity].models
-        assert rule is not None, f"{self.granularity} has no models apart from its predictions"
-        betas = rule(Betas({}, weights))
-        buffers = "average" if stack.has_batchnorm else ""
+        assert rule is not None, f"the images under test decide about the models of {self.granularity}"
         kept = kept_parameters(portland, self.models.arch, self.granularity)
-
-        def served() -> Iterator[ServedModel]:
-            for tasks, beta in _distinct(betas):
-                pairs = tuple((buffers, task) for task in tasks)
-                yield ServedModel(stack.combine(beta), pairs, self.granularity, kept)
-
-        return model_files(self.about, served())
+        served = (
+            ServedModel(beta, tuple(("", task) for task in tasks), self.granularity, kept)
+            for tasks, beta in _distinct(rule(Betas({}, weights)))
+        )
+        return model_files(self.about, served)
 
 
 def _distinct(betas: Mapping[str, torch.Tensor]) -> Iterator[tuple[list[str], torch.Tensor]]:
@@ -147,9 +145,18 @@ def _distinct(betas: Mapping[str, torch.Tensor]) -> Iterator[tuple[list[str], to
         yield tasks, betas[tasks[0]]
 
 
-def read_model(storage: Storage, artifact: Artifact) -> StoredModels:
-    """An artifact of kind `model`; raises InputError for files that are damaged or of another version."""
-    return read_models(lambda name: storage.load(artifact, name), f"model {artifact.label}")
+def read_model(storage: Storage, artifact: Artifact, stack: ExpertStack | None = None) -> StoredModels:
+    """An artifact of kind `model`; `stack`: its experts, where its models are kept as betas.
+
+    Raises InputError for files that are damaged or of another version.
+    """
+    mix = stack.combine if stack else None
+    return read_models(functools.partial(storage.load, artifact), f"model {artifact.label}", mix)
+
+
+def read_model_betas(storage: Storage, artifact: Artifact) -> dict[str, torch.Tensor]:
+    """Task -> the beta (n,) of its model, of an artifact whose models are kept as betas."""
+    return read_betas(functools.partial(storage.load, artifact), f"model {artifact.label}")
 
 
 class Spent(NamedTuple):
