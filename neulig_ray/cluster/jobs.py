@@ -32,6 +32,17 @@ class HasCost(HasArtifact, Protocol):
 J = TypeVar("J", bound=HasArtifact)
 
 
+def unneeded(storage: Storage, job: HasArtifact) -> bool:
+    """Whether an artifact that is missing is missed by nobody: all that it is `only_for` is there."""
+    served: tuple[Artifact, ...] = getattr(job, "only_for", ())
+    return bool(served) and all(map(storage.exists, served))
+
+
+def is_done(storage: Storage, job: HasArtifact) -> bool:
+    """Whether there is nothing to make for a job."""
+    return storage.exists(job.artifact) or unneeded(storage, job)
+
+
 @dataclass(frozen=True)
 class Needs:
     """What a job takes beside its stage's CPUs. `gpu`: the stage's share of one, where that has any.
@@ -101,16 +112,16 @@ def ensure(
     `stage` is told of what others made.
     """
     failures: Failures = {}
-    while missing := [j for j in jobs if j.artifact.fingerprint not in failures and not _there(storage, j)]:
+    while missing := [j for j in jobs if j.artifact.fingerprint not in failures and not is_done(storage, j)]:
         with ExitStack() as claims:
             granted = [claims.enter_context(storage.claim(job.artifact, wait=False)) for job in missing]
             # Another driver may have made it and let go between the look and the claim.
-            made = [_there(storage, job) for job in missing]
+            made = [is_done(storage, job) for job in missing]
             todo = [got and not whole for got, whole in zip(granted, made, strict=True)]
             if mine := [job for job, own in zip(missing, todo, strict=True) if own]:
                 failures.update(make(mine))
                 for job in mine:
-                    if job.artifact.fingerprint not in failures and not _there(storage, job):
+                    if job.artifact.fingerprint not in failures and not is_done(storage, job):
                         failures[job.artifact.fingerprint] = "its job ended without it"
         others = [job for job, own in zip(missing, todo, strict=True) if not own]
         if stage is not None:
@@ -120,13 +131,9 @@ def ensure(
                 pass
         if stage is not None:
             for job in others:
-                if _there(storage, job):
+                if is_done(storage, job):
                     stage.found(job.artifact.label)
     return failures
-
-
-def _there(storage: Storage, job: HasArtifact) -> bool:
-    return storage.exists(job.artifact)
 
 
 def told(error: BaseException) -> str:
@@ -166,7 +173,7 @@ def run_jobs(
     """
     storage = context.storage
     ready = runnable(jobs, context.failures)
-    cached = sum(storage.exists(job.artifact) for job in ready)
+    cached = sum(is_done(storage, job) for job in ready)
     with context.reporter.stage(name, len(ready), cached) as stage:
         if cached == len(ready):
             return
@@ -176,7 +183,7 @@ def run_jobs(
             work = {
                 job.artifact.fingerprint: job.cost(longest_first).flops
                 for job in ready
-                if not storage.exists(job.artifact)
+                if not is_done(storage, job)
             }
             ready.sort(key=lambda job: -work.get(job.artifact.fingerprint, 0.0))
             stage.weigh((job.artifact.label, work.get(job.artifact.fingerprint, 0.0)) for job in ready)

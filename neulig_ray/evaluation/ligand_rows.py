@@ -32,13 +32,15 @@ def evaluate_gated(
     *,
     granularities: Sequence[str] = OWN,
     options: Mapping[str, Any] | None = None,
+    made: Mapping[str, torch.Tensor] | None = None,
     **settings: Any,
 ) -> list[Row]:
     """Rows of one member on the context's split, the test split: granularity x task x order.
 
-    The weights are what the method makes of every image's beta. Those of `task` and `global` come from `val`;
-    `settings` are fields of `granularity.Settings`. Ensembling uses every image's own weights on the row's
-    images, `matched_ensembling_accuracy` the weights that the row's merged model had; `entropy` and
+    The weights are what the method makes of every image's beta. Those of `task` and `global` come from
+    `val`, or, of one granularity, are `made`: task -> the beta (n,) of its model; `settings` are fields of
+    `granularity.Settings`. Ensembling uses every image's own weights on the row's images,
+    `matched_ensembling_accuracy` the weights that the row's merged model had; `entropy` and
     `routing_accuracy` are the gate's own. Raises TrainingDiverged for a merged model whose logits are NaN,
     and InputError as the method does.
     """
@@ -46,10 +48,7 @@ def evaluate_gated(
     gate = {task: coopvecs(portland, member, context.data, task) for task in context.tasks}
     weights = Betas(
         {task: method.weights(beta, given) for task, beta in gate.items()},
-        {
-            task: method.weights(coopvecs(portland, member, val, task), given).mean(0)
-            for task in context.tasks
-        },
+        task_weights(method, portland, member, val, given),
     )
 
     def row(granularity: str, found: Predictions) -> Row:
@@ -76,8 +75,18 @@ def evaluate_gated(
     return [
         row(granularity, found)
         for granularity in granularities
-        for found in predict(granularity, context, weights, **settings)
+        for found in predict(granularity, context, weights, made, **settings)
     ]
+
+
+def task_weights(
+    method: GatedMethod, portland: Portland, member: int, val: LigandData, options: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Task -> the mean (n,), over its val images, of the weights that the method makes of their betas."""
+    return {
+        task: method.weights(coopvecs(portland, member, val, task), options).mean(0)
+        for task in map(task_of, portland.combinations[member])
+    }
 
 
 def evaluate_selection(

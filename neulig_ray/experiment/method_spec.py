@@ -55,6 +55,11 @@ class MethodSpec:
         given = {name for name, _ in self.options}
         return {name: values for name, values in self.method.grid.items() if name not in given}
 
+    def options_with(self, seed: int | None) -> dict[str, Any]:
+        """The options with the experiment's seed, where the method has one that is not given."""
+        given = dict(self.options)
+        return {"seed": seed, **given} if "seed" in self.method.options else given
+
     @property
     def identity(self) -> dict[str, Any]:
         """What a fingerprint needs to know of the method."""

@@ -4,8 +4,10 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from neulig_ray.cluster.jobs import is_done
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.pipeline.plan import Plan
+from neulig_ray.pipeline.stages import STAGES
 from neulig_ray.storage.scratch import ROOT, folders, gone, scratch
 from neulig_ray.storage.storage import Storage
 
@@ -16,7 +18,7 @@ _PLAN = "plan.json"
 def announced(plan: Plan, storage: Storage) -> Iterator[None]:
     """Keep a run's artifacts named in the storage while it goes on, where any of them are missing."""
     artifacts = [artifact for found in plan.artifacts().values() for artifact in found]
-    if all(storage.exists(artifact) for artifact in artifacts):
+    if all(is_done(storage, job) for stage in STAGES for job in stage.jobs(plan)):
         yield
         return
     with scratch(storage, f"runs/{plan.experiment.name}") as own:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from neulig_ray.cluster.cost import Cost
+from neulig_ray.cluster.jobs import is_done
 from neulig_ray.pipeline.plan import Plan
 from neulig_ray.pipeline.stages import GPU_FLOAT32_FLOPS, STAGES
 from neulig_ray.storage.storage import Storage
@@ -34,7 +35,7 @@ def estimate(plan: Plan, storage: Storage) -> dict[str, StageCost]:
     sizes = plan.sizes(storage)
     found = {}
     for stage in STAGES:
-        missing = [job for job in stage.jobs(plan) if not storage.exists(job.artifact)]
+        missing = [job for job in stage.jobs(plan) if not is_done(storage, job)]
         rate = stage.flops
         if stage.finetunes and plan.experiment.finetune.precision == "float32":
             rate = min(rate, GPU_FLOAT32_FLOPS)

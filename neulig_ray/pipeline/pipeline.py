@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
-from neulig_ray.cluster.jobs import Job, Resources, run_jobs, told
+from neulig_ray.cluster.jobs import Job, Resources, run_jobs, told, unneeded
 from neulig_ray.cluster.run_context import RunContext
 from neulig_ray.cluster.session import Need
 from neulig_ray.cluster.train.job import TrainJob
@@ -35,10 +35,13 @@ class Pipeline:
     def count(self, stages: Sequence[Stage] = STAGES) -> list[StageCount]:
         """How far stages have come, of those that make anything; asks the storage for every artifact."""
         counted = []
+        storage = self.context.storage
         for stage in stages:
-            if jobs := stage.jobs(self.plan):
-                stored = sum(self.context.storage.exists(job.artifact) for job in jobs)
-                counted.append(StageCount(stage, len(jobs), stored))
+            jobs = stage.jobs(self.plan)
+            missing = [job for job in jobs if not storage.exists(job.artifact)]
+            needed = [job for job in missing if not unneeded(storage, job)]
+            if planned := len(jobs) - len(missing) + len(needed):
+                counted.append(StageCount(stage, planned, planned - len(needed)))
         return counted
 
     def run(self, command: str) -> None:

@@ -23,6 +23,7 @@ from neulig_ray.stages.fused_origins import FusionJob, Sources, plan_fused
 from neulig_ray.stages.heads import HeadJob, head_job
 from neulig_ray.stages.imported_experts import ImportedExpert, plan_imported
 from neulig_ray.stages.ligands import Cell, plan_cell
+from neulig_ray.stages.merged_models import ModelJob
 from neulig_ray.stages.origins import Origin, plan_origin
 from neulig_ray.stages.statistics import StatisticsJob
 from neulig_ray.stages.tasks import TaskJob, task_job
@@ -47,6 +48,7 @@ class Plan:
     groups: list[Group]
     cells: list[Cell]
     statistics: list[StatisticsJob]
+    merged: list[ModelJob]
     evaluations: list[Evaluation]
 
     @property
@@ -157,7 +159,7 @@ def make_plan(experiment: Experiment) -> Plan:
         cells = [
             plan_cell(e, group, objective, models[group.arch]) for group in found for objective in e.alignment
         ]
-    evaluations, statistics = plan_evaluations(e, methods, found, cells, models)
+    measured = plan_evaluations(e, methods, found, cells, models)
     return Plan(
         experiment=experiment,
         tasks=tasks,
@@ -170,6 +172,7 @@ def make_plan(experiment: Experiment) -> Plan:
         models=models,
         groups=found,
         cells=cells,
-        statistics=statistics,
-        evaluations=evaluations,
+        statistics=measured.statistics,
+        merged=measured.models,
+        evaluations=measured.evaluations,
     )

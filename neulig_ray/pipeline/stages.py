@@ -119,6 +119,14 @@ STAGES: Final = [
     ),
     Stage("statistics", lambda plan: plan.statistics, workers="evaluation", flops=GPU_FLOAT32_FLOPS),
     Stage(
+        "models",
+        lambda plan: plan.merged,
+        workers="evaluation",
+        flops=GPU_FLOAT32_FLOPS,
+        order="longest first",
+        module="merged_models",
+    ),
+    Stage(
         "evaluations",
         lambda plan: [evaluation.job for evaluation in plan.evaluations],
         workers="evaluation",

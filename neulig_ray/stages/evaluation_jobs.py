@@ -1,46 +1,45 @@
 """Jobs of evaluations: in a worker they read, measure, and hand back results rows."""
 
-import functools
 import json
-import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from torch import nn
-
-from neulig_ray.cluster.cost import TRAINING_PASSES, Cost, Sizes
+from neulig_ray.cluster.cost import Cost, Sizes
 from neulig_ray.cluster.jobs import Job, JobOutput, Needs
 from neulig_ray.errors import NotApplicable
 from neulig_ray.evaluation.baseline_rows import evaluate_ensemble, evaluate_reference
 from neulig_ray.evaluation.context import EvaluationContext
 from neulig_ray.evaluation.correct_images import without_bits
 from neulig_ray.evaluation.ligand_rows import evaluate_gated, evaluate_selection
-from neulig_ray.evaluation.method_rows import evaluate_merge
+from neulig_ray.evaluation.method_rows import method_rows
 from neulig_ray.evaluation.rows import Row
 from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.experiment.combinations import origin_of
 from neulig_ray.experiment.method_spec import MethodSpec
 from neulig_ray.ligand.data import Combination, task_of
-from neulig_ray.ligand.files import read_ligand
-from neulig_ray.ligand.portland import Portland
 from neulig_ray.merging.declare.ensemble import EnsembleMethod
 from neulig_ray.merging.declare.gated import GatedMethod
 from neulig_ray.merging.declare.method import MergingMethod
 from neulig_ray.merging.declare.reference import ReferenceMethod
 from neulig_ray.models.archs import ARCHS
-from neulig_ray.models.clip import skeleton
 from neulig_ray.models.work import forward_flops
 from neulig_ray.results import correctness
-from neulig_ray.results.granularities import granularity_of
 from neulig_ray.results.schema import skipped
+from neulig_ray.stages.ligand_inputs import kept_parameters, load_ligand, tower_parameters
 from neulig_ray.stages.merge_inputs import MergeReader
-from neulig_ray.stages.read_inputs import SharedSplit, load_bare_tower, on_device, read_split, read_stack
-from neulig_ray.stages.search import LIGAND_FILE
+from neulig_ray.stages.merged_models import Spent, read_model, read_model_betas, spent_on
+from neulig_ray.stages.merging_costs import making, measuring
+from neulig_ray.stages.read_inputs import (
+    SharedSplit,
+    load_bare_tower,
+    on_device,
+    peak_bytes,
+    read_split,
+    read_stack,
+)
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
 
@@ -49,10 +48,11 @@ CORRECT_FILE = "correct.safetensors"
 
 
 class MeasuredRows(NamedTuple):
-    """Results rows, and what else the artifact's manifest records."""
+    """Results rows, what else the artifact's manifest records, what making the models took before."""
 
     rows: list[Row]
     about: Mapping[str, Any] = MappingProxyType({})
+    spent: Spent = Spent()
 
 
 @dataclass(frozen=True)
@@ -84,47 +84,24 @@ class EvaluationJob(Job):
         if "granularity" in settings:
             orders, limit = settings.get("order_seeds", 1), settings.get("sample_images")
             return sum((sizes.passes(data[t], "test", orders * flops, limit) for t in self.tasks), Cost())
-        return self._merging(sizes, flops) if self.measure is merge else Cost()
-
-    def _merging(self, sizes: Sizes, flops: float) -> Cost:
-        """Looks of merged models: training, choices on val, the test split.
-
-        Where the tower has BatchNorm, all but the training is done twice, once with statistics made anew.
-        """
-        tower, spec, settings = _skeleton(self.models.arch), self.spec, self.settings
-        if spec.method.unsupported_reason(tower) is not None or (spec.method.needs_base and self.mixed):
+        if self.measure is not merge:
             return Cost()
-        tries = math.prod(map(len, spec.grid.values())) if spec.grid else 0
-        rules = 2 if any(name.endswith("running_mean") for name in tower.state_dict()) else 1
-        total, data = Cost(), self.models.data
-        for task in self.tasks:
-            if tries:
-                total += sizes.passes(data[task], "val", rules * tries * flops, settings["val_images"])
-            total += sizes.passes(data[task], "test", rules * flops)
-        passes = (rules - 1) * (tries + 1) * len(self.tasks) * settings["batchnorm_images"]
-        options = spec.method.resolve(dict(spec.options))
-        if {"steps", "batch_size"} <= options.keys():
-            passes += TRAINING_PASSES * options["steps"] * options["batch_size"] * len(self.tasks)
-        return total + Cost(passes * flops)
+        measured = measuring(sizes, self.spec, self.models, self.tasks, mixed=self.mixed)
+        if settings.get("model"):
+            return measured
+        made = making(sizes, self.spec, self.models, self.tasks, settings, mixed=self.mixed)
+        return measured + made
 
     def make(self, storage: Storage) -> JobOutput:
         started = time.perf_counter()
         found = self.measure(storage, self.spec, self.models, **self.settings)
-        elapsed = time.perf_counter() - started
-        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of the worker since it started
-        peak = kilobytes * (1 if sys.platform == "darwin" else 1024)
+        elapsed = found.spent.seconds + time.perf_counter() - started
+        peak = max(found.spent.peak_memory_bytes, peak_bytes())
         measured, bits = without_bits(found.rows)
         rows = [{**row, "seconds": elapsed, "peak_memory_bytes": peak} for row in measured]
         info = {"rows": len(rows), "seconds": elapsed, **found.about}
         files = {ROWS_FILE: json.dumps(rows, indent=1).encode()}
         return {**files, **({CORRECT_FILE: correctness.written(bits)} if bits else {})}, info
-
-
-@functools.lru_cache(maxsize=8)
-def _skeleton(arch: str) -> nn.Module:
-    """A tower without its numbers."""
-    tower: nn.Module = skeleton(ARCHS[arch]).visual
-    return tower
 
 
 def reference(
@@ -133,8 +110,8 @@ def reference(
     """A single model on the task of the collaborator `key`."""
     method = spec.require(ReferenceMethod)
     model = origin_of(key) if method.of == "origin" else key
-    row = evaluate_reference(method, model, key, _test(storage, models).data, _options(spec, seed))
-    return MeasuredRows([{**row, "parameters": _parameters(models.arch)}])
+    row = evaluate_reference(method, model, key, _test(storage, models).data, spec.options_with(seed))
+    return MeasuredRows([{**row, "parameters": tower_parameters(models.arch)}])
 
 
 def ensemble(
@@ -145,8 +122,8 @@ def ensemble(
     seed: int | None = None,
 ) -> MeasuredRows:
     method, test = spec.require(EnsembleMethod), _test(storage, models).data
-    rows = evaluate_ensemble(method, combination, test, _options(spec, seed))
-    kept = len(combination) * _parameters(models.arch)
+    rows = evaluate_ensemble(method, combination, test, spec.options_with(seed))
+    kept = len(combination) * tower_parameters(models.arch)
     return MeasuredRows([{**row, "parameters": kept} for row in rows])
 
 
@@ -160,27 +137,29 @@ def merge(
     seed: int,
     val_images: int = 0,
     statistics: Sequence[Artifact] = (),
+    model: Artifact | None = None,
 ) -> MeasuredRows:
-    """Whatever a method makes of the experts' parameters."""
+    """Whatever a method makes of the experts' parameters, here or, where it takes long, as `model`."""
     method = spec.require(MergingMethod)
     reader = MergeReader(storage, models, combination, batchnorm_images, val_images, seed)
-    try:
-        reader.check(method)  # first: a method that is not defined here reads no model
-        measured = evaluate_merge(
-            method,
-            reader.inputs(spec, statistics),
-            reader.context("test"),
-            options=_options(spec, seed),
-            origin=reader.origin,
-            unlabelled=reader.unlabelled(),
-            tuning=reader.tuning(spec),
-            batch_size=batch_size,
-            seed=seed,
-        )
-    except NotApplicable as error:
+    made, spent, skips = None, Spent(), ""
+    if model is not None:
+        stored, spent = read_model(storage, model), spent_on(storage, model)
+        made, skips = stored.models, stored.skipped
+    else:
+        try:
+            reader.check(method)  # first: a method that is not defined here reads no model
+            made = reader.make(spec, statistics, batch_size)
+        except NotApplicable as error:
+            skips = str(error)
+    if made is None or skips:
         tasks = map(task_of, combination)
-        return MeasuredRows([{"task": task, "status": skipped(str(error))} for task in tasks])
-    return MeasuredRows(measured.rows, {"selected": measured.selected} if measured.selected else {})
+        return MeasuredRows([{"task": task, "status": skipped(skips)} for task in tasks], spent=spent)
+    options = spec.options_with(seed)
+    rows = method_rows(
+        method, made, reader.context("test"), options=options, origin=reader.origin, batch_size=batch_size
+    )
+    return MeasuredRows(rows, {"selected": made.selected} if made.selected else {}, spent)
 
 
 def selection(
@@ -192,10 +171,10 @@ def selection(
     seed: int | None = None,
 ) -> MeasuredRows:
     """A gated method that chooses one expert for each image."""
-    portland, about = _load_ligand(storage, ligand)
+    portland, about = load_ligand(storage, ligand)
     member, test = portland.combinations.index(combination), _test(storage, models).data
-    rows = evaluate_selection(spec.require(GatedMethod), portland, member, test, _options(spec, seed))
-    kept = _all_kept(portland, models.arch)
+    rows = evaluate_selection(spec.require(GatedMethod), portland, member, test, spec.options_with(seed))
+    kept = kept_parameters(portland, models.arch, "sample")
     return MeasuredRows([{**row, **about, "parameters": kept} for row in rows])
 
 
@@ -207,10 +186,14 @@ def gated(
     ligand: Artifact,
     granularity: str,
     seed: int,
+    model: Artifact | None = None,
     **settings: Any,
 ) -> MeasuredRows:
-    """A gated method at one granularity: the weights that it makes of a ligand's beta."""
-    portland, about = _load_ligand(storage, ligand)
+    """A gated method at one granularity: the weights that it makes of a ligand's beta.
+
+    `model`: what they merge, where that was made before.
+    """
+    portland, about = load_ligand(storage, ligand)
     test, arch = _test(storage, models), models.arch
     context = EvaluationContext(
         combination,
@@ -227,40 +210,18 @@ def gated(
         context,
         read_split(storage, models, "val", combination, images=False).data,
         granularities=[granularity],
-        options=_options(spec, seed),
+        options=spec.options_with(seed),
+        made=read_model_betas(storage, model) if model else None,
         seed=seed,
         **settings,
     )
-    kept = _parameters(arch) if granularity_of(granularity).static else _all_kept(portland, arch)
-    return MeasuredRows([{**row, **about, "parameters": kept} for row in rows])
+    kept = kept_parameters(portland, arch, granularity)
+    spent = spent_on(storage, model) if model else Spent()
+    return MeasuredRows([{**row, **about, "parameters": kept} for row in rows], spent=spent)
 
 
 STORED = (reference, ensemble, selection)  # what looks at stored embeddings alone, and needs no GPU
 
 
-def _options(spec: MethodSpec, seed: int | None) -> dict[str, Any]:
-    """The options with the experiment's seed, where the method has one that is not given."""
-    given = dict(spec.options)
-    return {"seed": seed, **given} if "seed" in spec.method.options else given
-
-
 def _test(storage: Storage, models: ArchModels) -> SharedSplit:
     return read_split(storage, models, "test", models.experts, images=True)
-
-
-def _load_ligand(storage: Storage, artifact: Artifact) -> tuple[Portland, dict[str, float]]:
-    info = storage.manifest(artifact)["info"]
-    about = {name: info[name] for name in ("alignment_weight", "learning_rate")}
-    return read_ligand(storage.load(artifact, LIGAND_FILE)), about
-
-
-@functools.lru_cache(maxsize=8)
-def _parameters(arch: str) -> int:
-    """Numbers in one visual tower's parameters."""
-    return sum(p.numel() for p in load_bare_tower(arch).parameters())
-
-
-def _all_kept(portland: Portland, arch: str) -> int:
-    """Numbers kept where every expert and one combination's gate are needed at inference."""
-    gate = portland.weight[0].numel() + portland.bias[0].numel()
-    return portland.n * _parameters(arch) + gate

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from neulig_ray.cluster.run_context import Failures
 from neulig_ray.evaluation.granularity import RULES
@@ -22,6 +22,8 @@ from neulig_ray.merging.declare.reference import ReferenceMethod
 from neulig_ray.results.schema import failed
 from neulig_ray.stages import evaluation_jobs
 from neulig_ray.stages.ligands import Cell
+from neulig_ray.stages.merged_models import VERSION as MODEL_VERSION
+from neulig_ray.stages.merged_models import LigandModelsJob, MethodModelsJob, ModelJob
 from neulig_ray.stages.statistics import StatisticsJob, statistics_job
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
@@ -38,14 +40,22 @@ class Evaluation:
     tasks: tuple[str, ...]
 
 
+class Evaluations(NamedTuple):
+    """What an experiment measures. `statistics`: of experts; `models`: merged ones, made apart."""
+
+    evaluations: list[Evaluation]
+    statistics: list[StatisticsJob]
+    models: list[ModelJob]
+
+
 def plan_evaluations(
     experiment: Experiment,
     methods: Sequence[MethodSpec],
     groups: Sequence[Group],
     cells: Sequence[Cell],
     models: Mapping[str, ArchModels],
-) -> tuple[list[Evaluation], list[StatisticsJob]]:
-    """All evaluations of an experiment, and the jobs that measure what some methods need of each expert."""
+) -> Evaluations:
+    """All evaluations of an experiment, and the jobs whose artifacts some of them read."""
     planner = _Planner(experiment, models)
     planned: list[Evaluation] = []
     for spec in methods:
@@ -63,7 +73,7 @@ def plan_evaluations(
                 ]
             case other:
                 raise TypeError(f"{other.name}: nothing says how a {type(other).__name__} is measured")
-    return planned, list(planner.measuring.values())
+    return Evaluations(planned, list(planner.measuring.values()), planner.models)
 
 
 class _Planner:
@@ -71,6 +81,7 @@ class _Planner:
         self._e = experiment
         self._models = models
         self.measuring: dict[str, StatisticsJob] = {}  # fingerprint -> job
+        self.models: list[ModelJob] = []
 
     def reference(self, spec: MethodSpec, method: ReferenceMethod, arch: str, key: str) -> Evaluation:
         origin, task = origin_of(key), task_of(key)
@@ -120,8 +131,8 @@ class _Planner:
         if spec.grid or method.looks_at_images:
             settings["val_images"] = e.search.val_images
         measured = isinstance(method, MeasuredMethod)
-        statistics = [self.statistics(spec, group.arch, key).artifact for key in combination if measured]
-        return self._evaluation(
+        statistics = tuple(self.statistics(spec, group.arch, key).artifact for key in combination if measured)
+        evaluation = self._evaluation(
             spec,
             group.arch,
             ",".join(combination),
@@ -133,6 +144,32 @@ class _Planner:
             settings,
             statistics=statistics,
         )
+        if not (method.storable and (method.slow or spec.grid)):
+            return evaluation
+        return self._made_before(
+            evaluation,
+            MethodModelsJob,
+            combination,
+            batchnorm_images=e.evaluation.batchnorm_images,
+            batch_size=e.evaluation.batch_size,
+            seed=e.seed,
+            val_images=settings.get("val_images", 0),
+            statistics=statistics,
+            mixed=evaluation.job.mixed,
+        )
+
+    def _made_before(
+        self, evaluation: Evaluation, kind: type[ModelJob], combination: Combination, **more: Any
+    ) -> Evaluation:
+        """The evaluation with its models made by a job of their own. Its name is the same."""
+        job = evaluation.job
+        identity = {"evaluation": job.artifact.fingerprint}
+        artifact = Artifact.of("model", job.artifact.label, MODEL_VERSION, identity)
+        self.models.append(kind(artifact, job.spec, job.models, combination, job.reads, job.artifact, **more))
+        reading = dataclasses.replace(
+            job, settings={**job.settings, "model": artifact}, reads=(*job.reads, artifact)
+        )
+        return dataclasses.replace(evaluation, job=reading)
 
     def statistics(self, spec: MethodSpec, arch: str, key: str) -> StatisticsJob:
         job = statistics_job(self._e, spec, self._models[arch], key)
@@ -167,20 +204,29 @@ class _Planner:
                 options = {"granularity": granularity, "seed": self._e.seed}
                 options |= {name: getattr(e, name) for name in RULES[granularity].settings if name != "seed"}
                 common = {**base, "granularity": granularity}
-                planned.append(
-                    self._evaluation(
-                        spec,
-                        arch,
-                        f"{label}.{granularity}",
-                        common,
-                        _tasks(combination),
-                        evaluation_jobs.gated,
-                        known,
-                        inputs,
-                        {**settings, **options},
-                        RULES[granularity].identity,
-                    )
+                rule = RULES[granularity]
+                evaluation = self._evaluation(
+                    spec,
+                    arch,
+                    f"{label}.{granularity}",
+                    common,
+                    _tasks(combination),
+                    evaluation_jobs.gated,
+                    known,
+                    inputs,
+                    {**settings, **options},
+                    rule.identity,
                 )
+                if rule.models is not None:
+                    evaluation = self._made_before(
+                        evaluation,
+                        LigandModelsJob,
+                        combination,
+                        ligand=cell.artifact,
+                        granularity=granularity,
+                        **self._seed(spec),
+                    )
+                planned.append(evaluation)
         return planned
 
     def _seed(self, spec: MethodSpec) -> dict[str, int]:

@@ -12,7 +12,7 @@ from neulig_ray.cluster.device import device
 from neulig_ray.errors import NotApplicable
 from neulig_ray.evaluation.context import EvaluationContext, choose
 from neulig_ray.evaluation.images import TaskImages
-from neulig_ray.evaluation.method_rows import Tuning
+from neulig_ray.evaluation.method_models import MethodModels, Tuning, make_models
 from neulig_ray.evaluation.metrics import accuracy
 from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.experiment.combinations import origin_of
@@ -111,6 +111,19 @@ class MergeReader:
             score=self._score,
             seed=self.seed,
             tasks=tuple(map(task_of, self.combination)),
+        )
+
+    def make(self, spec: MethodSpec, statistics: Sequence[Artifact], batch_size: int) -> MethodModels:
+        """All models that the method makes; options that the experiment leaves open are chosen on val."""
+        return make_models(
+            spec.require(MergingMethod),
+            self.inputs(spec, statistics),
+            ARCHS[self.models.arch],
+            options=spec.options_with(self.seed),
+            unlabelled=self.unlabelled(),
+            tuning=self.tuning(spec),
+            batch_size=batch_size,
+            seed=self.seed,
         )
 
     def context(self, split: str) -> EvaluationContext:

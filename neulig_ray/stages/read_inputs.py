@@ -1,6 +1,8 @@
 """What ligands and evaluations work on, read from the storage as plain numpy arrays."""
 
 import functools
+import resource
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -64,6 +66,12 @@ def on_device(stack: ExpertStack) -> ExpertStack:
     where = device()
     needed = sum(vector.nbytes for vector in stack.vectors.values())
     return stack.to(where) if where.type == "cuda" and needed <= free_bytes() / 2 else stack
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held since it started."""
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * (1 if sys.platform == "darwin" else 1024)
 
 
 def collaborators(combinations: Iterable[tuple[str, ...]]) -> list[str]:

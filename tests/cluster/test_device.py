@@ -18,7 +18,7 @@ from torch import nn
 from neulig_ray.cluster import device as placement
 from neulig_ray.evaluation.context import EvaluationContext
 from neulig_ray.evaluation.images import TaskImages
-from neulig_ray.evaluation.method_rows import Tuning
+from neulig_ray.evaluation.method_models import Tuning
 from neulig_ray.experiment.config import GRANULARITIES, Experiment
 from neulig_ray.experiment.config import Cluster as Settings
 from neulig_ray.ligand.portland import Portland

@@ -14,7 +14,7 @@ from neulig_ray.errors import NotFinite
 from neulig_ray.evaluation.context import EvaluationContext
 from neulig_ray.evaluation.forward import embed_with
 from neulig_ray.evaluation.images import TaskImages
-from neulig_ray.evaluation.method_rows import Tuning
+from neulig_ray.evaluation.method_models import Tuning
 from neulig_ray.evaluation.re_estimation import with_new_statistics
 from neulig_ray.merging import MergedModels, MergeInputs, Scaling, tuned
 from neulig_ray.merging.declare.masked import MaskedMethod

@@ -20,7 +20,7 @@ from neulig_ray.tasks import TASKS
 BASE = Experiment(
     name="plan", archs=("tiny-rn",), tasks=("digits", "textures"), n=(2,), search=Search(trials=3)
 )
-ALL = {"tasks", "origins", "heads", "experts", "embeddings", "search", "ligands", "evaluations"}
+ALL = {"tasks", "origins", "heads", "experts", "embeddings", "search", "ligands", "models", "evaluations"}
 
 
 def names(plan: Plan) -> dict[str, set[str]]:
@@ -69,14 +69,14 @@ def test_what_does_not_change_results_changes_no_name(changes: dict[str, Any]) -
 
 
 def test_the_ligands_epochs_change_search_and_later_stages_only() -> None:
-    assert changed(ligand=Ligand(epochs=11)) == {"search", "ligands", "evaluations"}
+    assert changed(ligand=Ligand(epochs=11)) == {"search", "ligands", "models", "evaluations"}
     touched = changed_evaluations(ligand=Ligand(epochs=11))
     assert {key[0] for key in touched} == {"ligand", "hard-routing"}
     assert touched == {key for key in evaluations() if key[0] in ("ligand", "hard-routing")}
 
 
 def test_the_recipe_of_experts_changes_them_and_what_they_are_part_of() -> None:
-    late = {"experts", "embeddings", "search", "ligands", "evaluations"}
+    late = {"experts", "embeddings", "search", "ligands", "models", "evaluations"}
     assert changed(finetune=Finetune(learning_rate=1e-4)) == late
     assert {key[0] for key in evaluations()} - {
         key[0] for key in changed_evaluations(finetune=Finetune(epochs=1))
@@ -92,7 +92,7 @@ def test_the_recipe_of_experts_changes_them_and_what_they_are_part_of() -> None:
 
 
 def test_the_seed_changes_experts_and_what_follows() -> None:
-    assert changed(seed=1) == {"experts", "embeddings", "search", "ligands", "evaluations"}
+    assert changed(seed=1) == {"experts", "embeddings", "search", "ligands", "models", "evaluations"}
 
 
 def test_the_tasks_seed_changes_images_but_not_heads() -> None:

@@ -11,7 +11,8 @@ from evaluations import inputs_of, merge_rows
 from small_models import ARCH, SmallTower, make_data, make_images, make_states, make_tower
 
 from neulig_ray.evaluation.context import EvaluationContext, choose
-from neulig_ray.evaluation.method_rows import MeasuredRows, Tuning
+from neulig_ray.evaluation.method_models import Tuning
+from neulig_ray.evaluation.method_rows import MeasuredRows
 from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.experiment.method_spec import MethodSpec
 from neulig_ray.ligand.data import LigandData

@@ -37,7 +37,7 @@ from neulig_ray.report import console, html, plots
 from neulig_ray.results import correctness, schema
 from neulig_ray.results.granularities import GRANULARITIES, OWN
 from neulig_ray.seeds import stable_generator
-from neulig_ray.stages import evaluation_jobs, merge_inputs, statistics
+from neulig_ray.stages import evaluation_jobs, ligand_inputs, merge_inputs, statistics
 from neulig_ray.stages.evaluations import Evaluation
 from neulig_ray.stages.read_inputs import SharedSplit
 from neulig_ray.storage.artifact import Artifact
@@ -238,7 +238,7 @@ def plan(tmp_path: Path) -> Iterator[Callable[..., list[Evaluation]]]:
 
 @pytest.fixture
 def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[[Evaluation], list[dict[str, Any]]]:
-    """Runs an evaluation's job on small models: digits are task a, textures task b."""
+    """Runs an evaluation's job on small models, which it makes itself: digits are task a, textures b."""
     named = {"digits": "a", "textures": "b"}
 
     def read_split(*given: Any, **_: Any) -> SharedSplit:
@@ -260,7 +260,7 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[[Evaluation], list[dict
     states = dict(zip(keys, STATES.values(), strict=True))
     portland = Portland([keys], PORTLAND.weight.detach(), PORTLAND.bias.detach())
     gate = {"alignment_weight": 0.5, "learning_rate": 0.1}
-    for module in (evaluation_jobs, merge_inputs, statistics):
+    for module in (evaluation_jobs, ligand_inputs, merge_inputs, statistics):
         for name, value in {
             "read_split": read_split,
             "load_split": load_split,
@@ -271,15 +271,16 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[[Evaluation], list[dict
             "read_array": lambda storage, artifact, file: np.zeros((2, 6), np.float32),
             "open_statistics": lambda storage, artifact: STATISTICS[artifact.fingerprint],
             "ARCHS": {"tiny-rn": ARCH},
-            "_load_ligand": lambda *_: (portland, gate),
-            "_parameters": lambda arch: SIZE,
+            "load_ligand": lambda *_: (portland, gate),
+            "tower_parameters": lambda arch: SIZE,
         }.items():
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
 
     def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
         storage: Any = None
-        files, _ = evaluation.job.make(storage)
+        settings = {name: value for name, value in evaluation.job.settings.items() if name != "model"}
+        files, _ = replace(evaluation.job, settings=settings).make(storage)
         found = json.loads(files[evaluation_jobs.ROWS_FILE])
         if kept := files.get(evaluation_jobs.CORRECT_FILE):
             bits = correctness.read(kept, "bits")

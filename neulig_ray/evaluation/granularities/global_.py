@@ -1,13 +1,14 @@
 """Granularity `global`: one static model, of the mean of the tasks' betas."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 
-from neulig_ray.evaluation.context import EvaluationContext
-from neulig_ray.evaluation.granularity import granularity
-from neulig_ray.evaluation.predictions import Betas, Predictions, per_task
+import torch
+
+from neulig_ray.evaluation.granularity import model_granularity
+from neulig_ray.evaluation.predictions import Betas
 from neulig_ray.results.granularities import GRANULARITIES
 
 
-@granularity(GRANULARITIES["global"])
-def everything(context: EvaluationContext, betas: Betas) -> Iterator[Predictions]:
-    return per_task(context, dict.fromkeys(context.tasks, betas.everything))
+@model_granularity(GRANULARITIES["global"])
+def everything(betas: Betas) -> Mapping[str, torch.Tensor]:
+    return dict.fromkeys(betas.tasks, betas.everything)

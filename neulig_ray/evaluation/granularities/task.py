@@ -1,13 +1,14 @@
-"""Granularity `task`: the mean of the val betas of a task serves the task."""
+"""Granularity `task`: one merged model for each task, of its mean beta on val."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 
-from neulig_ray.evaluation.context import EvaluationContext
-from neulig_ray.evaluation.granularity import granularity
-from neulig_ray.evaluation.predictions import Betas, Predictions, per_task
+import torch
+
+from neulig_ray.evaluation.granularity import model_granularity
+from neulig_ray.evaluation.predictions import Betas
 from neulig_ray.results.granularities import GRANULARITIES
 
 
-@granularity(GRANULARITIES["task"])
-def task(context: EvaluationContext, betas: Betas) -> Iterator[Predictions]:
-    return per_task(context, betas.tasks)
+@model_granularity(GRANULARITIES["task"])
+def task(betas: Betas) -> Mapping[str, torch.Tensor]:
+    return betas.tasks

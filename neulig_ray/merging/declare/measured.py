@@ -21,6 +21,7 @@ class MeasuredMethod(PerTensorMethod):
 
     kind: ClassVar[Kind] = "measured"
     needs_statistics: ClassVar[bool] = True
+    slow: ClassVar[bool] = True
 
     measure: Measure = field(kw_only=True)
 

@@ -121,10 +121,24 @@ class MergingMethod(Method):
 
     `planned_granularity`: what rows carry where the method could not run and give its own word.
     `looks_at_images`: whether it needs more than files of weights, and what was measured before.
+    `slow`: whether making its models takes more than seconds, so that they are worth keeping.
     """
 
     planned_granularity: ClassVar[str] = "global"
     looks_at_images: ClassVar[bool] = False
+    slow: ClassVar[bool] = False
+
+    @property
+    def storable(self) -> bool:
+        """Whether its models can be read again from their tensors: states of the tower always can."""
+        return True
+
+    def rebuild(self, inputs: MergeInputs, options: Mapping[str, Any]) -> nn.Module:
+        """A module as `run` gives it, whose tensors hold nothing yet, of experts that hold nothing either.
+
+        Raises InputError for a method that makes no modules.
+        """
+        raise InputError(f"{self.name} makes states of the tower, and no modules")
 
     def run(self, inputs: MergeInputs, options: Mapping[str, Any]) -> MergedModels:
         """The merged models. Raises InputError for wrong options, a missing base or missing images."""

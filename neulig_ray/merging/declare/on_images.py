@@ -14,6 +14,7 @@ class OnImagesMethod(MergingMethod):
     """A function of `MergeInputs` and the method's options. `split`: whose images it looks at."""
 
     looks_at_images: ClassVar[bool] = True
+    slow: ClassVar[bool] = True
 
     split: str = "val"
 

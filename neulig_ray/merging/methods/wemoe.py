@@ -47,6 +47,7 @@ def refuses(tower: nn.Module) -> str | None:
     paper="arXiv 2402.00433 (ICML 2024)",
     needs=("base", "unlabelled images"),
     refuses=refuses,
+    untrained={"steps": 0},
     symmetric=False,  # a router starts from random numbers for each place among the experts
 )
 def wemoe(
