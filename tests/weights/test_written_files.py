@@ -21,7 +21,9 @@ from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import build_clip
 from neulig_ray.models.origin_files import load_origin, origin_bytes
 from neulig_ray.models.tower_files import describe, tower_bytes
-from neulig_ray.weights.tensor_file import Spec, TensorWriter, file_metadata, to_bytes, write_tensors
+from neulig_ray.weights.metadata import file_metadata
+from neulig_ray.weights.tensor_file import Spec
+from neulig_ray.weights.tensor_writer import TensorWriter, to_bytes, write_tensors
 
 PACKAGE = Path(neulig_ray.__file__).parent
 ARCH = ARCHS["tiny-vit"]
@@ -112,7 +114,7 @@ def test_every_file_says_that_it_is_of_torch(
 
 
 def writers() -> list[str]:
-    """Calls of the package that write safetensors by other means than `neulig_ray.weights.tensor_file`'s."""
+    """Calls of the package that write safetensors by other means than `weights.tensor_writer`'s."""
     found = []
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -132,7 +134,7 @@ def writers() -> list[str]:
                 "TensorWriter", "to_bytes", "write_tensors",
             ):  # fmt: skip
                 given = ast.unparse(node.args[-1]) if node.args else ""
-                if file.name != "tensor_file.py" and not given.startswith("file_metadata("):
+                if file.name != "tensor_writer.py" and not given.startswith("file_metadata("):
                     found.append(f"{file.name}: {ast.unparse(node)}")
     return found
 
