@@ -52,8 +52,10 @@ def test_slerp_applies_its_coefficients_to_the_tensors_themselves() -> None:
         ([0.0, 0.0], [0.0, 0.0]),
         ([1.0, 0.0], [-2.0, 0.0]),
         ([1.0, 0.0], [5.0, 0.01]),
+        ([2.0], [-3.0]),
+        ([2.0], [3.0]),
     ],
-    ids=["one is zero", "both are zero", "opposite", "nearly parallel"],
+    ids=["40-zero", "both are zero", "40-opposite", "nearly parallel", "opposite numbers", "numbers"],
 )
 def test_slerp_goes_straight_where_there_is_no_arc(a: list[float], b: list[float], t: float) -> None:
     a, b = torch.tensor(a), torch.tensor(b)

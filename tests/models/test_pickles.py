@@ -74,7 +74,7 @@ def foreign_module():
     close()
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: "43" if form == "torch" else form)
 def test_a_pickled_image_encoder_gives_its_visual_tower(form, foreign_module, tmp_path):
     encoder, close = foreign_module
     clip = build_clip(ARCH, seed=11)
@@ -228,6 +228,17 @@ def test_dtypes_shared_storages_views_and_parameters_come_out_right(tmp_path):
             wanted = state["deep"]["w"] if name == "deep.w" else state[name]
             assert tensor.dtype == wanted.dtype
             assert torch.equal(tensor, wanted)
+
+
+@pytest.mark.parametrize(
+    "place", ["missing", "file", "file/below", ""], ids=["50-missing", "file", "below", "empty"]
+)
+def test_a_folder_for_temporary_files_that_is_none(place, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / place) if place else "")
+    torch.save({"w": torch.ones(2)}, tmp_path / "w.pt")
+    assert pickled_tensors(tmp_path / "w.pt")[0]["w"].sum() == 2
 
 
 def test_the_reading_process_is_not_told_rays_token(tmp_path, monkeypatch):
