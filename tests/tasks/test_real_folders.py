@@ -181,10 +181,20 @@ def test_names_that_are_blank_are_refused(tmp_path: Path, name: str) -> None:
         find_task(f"x=folder:{path}")
 
 
-def test_a_single_class_is_refused(tmp_path: Path) -> None:
-    """Case 32: everybody would be right about all of it."""
-    for number in range(10):
-        image(tmp_path / "cat" / f"{number}.png", number)
+SINGLE = {
+    "32-class-folder": ("cat",),
+    "splits": ("train/cat", "test/cat"),
+    "beside-a-hidden-one": ("cat", ".dog"),
+    "beside-what-archivers-leave": ("cat", "__MACOSX"),
+}
+
+
+@pytest.mark.parametrize("folders", SINGLE.values(), ids=SINGLE.keys())
+def test_a_single_class_is_refused(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    """Everybody would be right about all of it."""
+    for place in folders:
+        for number in range(10):
+            image(tmp_path / place / f"{number}.png", number)
     with pytest.raises(InputError, match=r"one class, 'cat'\. It needs two"):
         find_task(f"x=folder:{tmp_path}")
 
