@@ -143,7 +143,8 @@ def make(arch: str, n: int, folder: Path) -> Models:
     """Write the base and n experts, in pieces: noise of 2 % of the base's own spread."""
     import torch
 
-    from neulig_ray.weights.tensor_file import Spec, TensorFile, TensorWriter
+    from neulig_ray.weights.tensor_file import Spec, TensorFile
+    from neulig_ray.weights.tensor_writer import TensorWriter
 
     specs = {name: Spec(shape, torch.float32) for name, shape in shapes(arch).items()}
     base = folder / f"{arch}.base.safetensors"

@@ -14,13 +14,13 @@ from neulig_ray.api.merge_origin import carried_origin
 from neulig_ray.errors import InputError
 from neulig_ray.merging.engine import Merge
 from neulig_ray.weights.fitting import VISUAL
+from neulig_ray.weights.metadata import ARCHITECTURE, FORMAT, file_metadata
 from neulig_ray.weights.sources import Sink, StateSink
 from neulig_ray.weights.state_dicts import copy_tensors
-from neulig_ray.weights.tensor_file import Spec, TensorWriter, file_metadata
+from neulig_ray.weights.tensor_file import Spec
+from neulig_ray.weights.tensor_writer import TensorWriter
 
-FORMAT = 1  # of files of weights, as models/tower_files.py has it; that module would import open_clip
 FUSE = "fuse"  # whose result is an origin again
-_ARCHITECTURE = ("arch", "config", "activation", "tokens")
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -123,7 +123,7 @@ def _about(merge: Merge, inputs: Inputs, whole: bool) -> dict[str, Any]:
         kind = "masked"
     elif inputs.kind is not None:
         kind = inputs.kind
-    same = {key: like[key] for key in _ARCHITECTURE if key in like} if whole or inputs.kind else {}
+    same = {key: like[key] for key in ARCHITECTURE if key in like} if whole or inputs.kind else {}
     if inputs.kind == "tower" and not whole:
         same |= carried_origin([expert.about for expert in inputs.experts], base.about if base else None)
     return {

@@ -8,12 +8,13 @@ from safetensors.torch import load
 
 from neulig_ray.documents import bounded_json
 from neulig_ray.ligand.portland import Portland
-from neulig_ray.weights.tensor_file import HEADER_KEY, RESERVED, file_metadata, to_bytes
+from neulig_ray.weights.metadata import FORMAT, HEADER_KEY, RESERVED, file_metadata
+from neulig_ray.weights.tensor_writer import to_bytes
 
 
 def ligand_bytes(portland: Portland, about: Mapping[str, Any]) -> bytes:
     """The file of a ligand; `about`: plain JSON values to record in its header."""
-    header = {"format": 1, "kind": "ligand", "combinations": portland.combinations, **about}
+    header = {"format": FORMAT, "kind": "ligand", "combinations": portland.combinations, **about}
     return to_bytes(portland.state(), file_metadata(header))
 
 

@@ -9,7 +9,8 @@ import torch
 from neulig_ray.errors import unknown
 from neulig_ray.merging.models import Piece
 from neulig_ray.weights.sources import Sink, Source
-from neulig_ray.weights.tensor_file import Spec, check_range
+from neulig_ray.weights.tensor_file import Spec
+from neulig_ray.weights.tensor_writer import check_range
 
 _STEP = 1 << 20  # numbers that are written at a time
 

@@ -16,18 +16,10 @@ from neulig_ray.documents import bounded_json
 from neulig_ray.errors import InputError
 from neulig_ray.models.archs import ARCHS, Arch
 from neulig_ray.models.clip import skeleton
-from neulig_ray.weights.tensor_file import (
-    HEADER_KEY,
-    RESERVED,
-    damaged,
-    file_metadata,
-    not_read,
-    refuse_others,
-    to_bytes,
-    unreadable,
-)
+from neulig_ray.weights.metadata import FORMAT, HEADER_KEY, RESERVED, file_metadata
+from neulig_ray.weights.tensor_file import damaged, not_read, refuse_others, unreadable
+from neulig_ray.weights.tensor_writer import to_bytes
 
-FORMAT = 1
 MOST_LISTED = 5
 
 State = dict[str, Tensor]

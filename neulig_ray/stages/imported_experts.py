@@ -20,7 +20,8 @@ from neulig_ray.stages.experts import FILE, tower_size
 from neulig_ray.storage.artifact import Artifact, fingerprint
 from neulig_ray.storage.inventory import inventory
 from neulig_ray.storage.storage import Storage
-from neulig_ray.weights.tensor_file import HEADER_KEY, TensorFile
+from neulig_ray.weights.metadata import HEADER_KEY
+from neulig_ray.weights.tensor_file import TensorFile
 
 _LABEL = re.compile(r"(?P<arch>[^./]+)\.(?P<task>[^@/]+)@(?P<origin>[^@/]+)")
 _STORED = re.compile(rf"{_LABEL.pattern}-(?P<fingerprint>[0-9a-f]{{16}})")

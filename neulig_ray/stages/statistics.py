@@ -26,8 +26,10 @@ from neulig_ray.stages.read_inputs import load_bare_tower
 from neulig_ray.stages.tasks import load_split, read_array
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
+from neulig_ray.weights.metadata import file_metadata
 from neulig_ray.weights.sources import Source, StateSource
-from neulig_ray.weights.tensor_file import TensorFile, file_metadata, to_bytes
+from neulig_ray.weights.tensor_file import TensorFile
+from neulig_ray.weights.tensor_writer import to_bytes
 
 VERSION = 1
 FILE = "statistics.safetensors"

@@ -14,19 +14,14 @@ from typing import Any, Final
 import torch
 
 from neulig_ray.errors import InputError
-from neulig_ray.weights.tensor_file import (
-    DTYPES,
-    RESERVED,
-    Reader,
-    Spec,
-    not_read,
-    unreadable,
-    with_more_files,
-)
+from neulig_ray.weights.metadata import RESERVED
+from neulig_ray.weights.tensor_file import DTYPES, Reader, Spec, not_read, unreadable, with_more_files
 
 SECONDS: Final = 60.0
 RATE: Final = 50e6  # bytes of a file for each further second
-SCRIPT: Final = Path(__file__).with_name("unpickling.py")
+# The child finds the standard library and, after it, this file's folder, for the sake of `unpickling` alone.
+_START = "import sys; sys.path.append(sys.argv[1]); from unpickling.process import main; main(*sys.argv[2:])"
+CHILD: Final = ("-I", "-S", "-c", _START, str(Path(__file__).parent))
 REMEDY: Final = (
     "It is never unpickled here: where you trust it, load it there and save its state dict "
     "(`safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')`), then name that file"
@@ -118,12 +113,12 @@ def _is_contiguous(shape: tuple[int, ...], stride: list[int]) -> bool:
 
 
 def _explored(path: Path, side: Path, weights: str, size: int) -> dict[str, Any]:
-    """What `unpickling` prints."""
+    """What `unpickling.process` prints."""
     seconds = SECONDS + size / RATE
     try:
         done = with_more_files(
             lambda: subprocess.run(
-                [sys.executable, "-I", "-S", str(SCRIPT), str(path.absolute()), str(side), weights],
+                [sys.executable, *CHILD, str(path.absolute()), str(side), weights],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=seconds,

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from neulig_ray.errors import InputError
-from neulig_ray.weights.tensor_file import Spec, TensorFile, check_range
+from neulig_ray.weights.tensor_file import Spec, TensorFile
+from neulig_ray.weights.tensor_writer import check_range
 
 State = Mapping[str, torch.Tensor]
 

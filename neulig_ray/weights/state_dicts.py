@@ -12,9 +12,10 @@ import torch
 from neulig_ray.documents import bounded_json
 from neulig_ray.errors import InputError
 from neulig_ray.weights.folders import INDEX, shards, weight_files
+from neulig_ray.weights.metadata import HEADER_KEY
 from neulig_ray.weights.pickles import REMEDY, NoWeights, TorchFile
 from neulig_ray.weights.sources import SeveralFiles, Source, Under
-from neulig_ray.weights.tensor_file import HEADER_KEY, TensorFile, looks_safe, not_read, unreadable
+from neulig_ray.weights.tensor_file import TensorFile, looks_safe, not_read, unreadable
 
 _PIECE = 1 << 20  # numbers that are copied or compared at a time
 _SAMPLE = 64  # numbers at both ends of a tensor that tell most models apart

@@ -1,8 +1,8 @@
-"""The safetensors format by slices: headers, positioned reads, and files written as they are made.
+"""safetensors files read by slices.
 
 safetensors' own library says what a header means. It maps whole files, though; pages that were read then
 count as resident memory. Merging reads each number once, so positioned reads into small buffers keep memory
-flat. Its writer puts the metadata in an order that changes from process to process; ours keeps to one.
+flat.
 """
 
 import contextlib
@@ -11,21 +11,17 @@ import json
 import math
 import os
 import resource
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from neulig_ray.errors import InputError, StageError
-from neulig_ray.parts import Part
+from neulig_ray.weights.metadata import RESERVED
 
-HEADER_KEY: Final = "neulig"  # of a file's metadata: what the file is, as JSON
-RESERVED: Final = "__metadata__"  # no tensor can have this name: the header keeps the metadata under it
 DTYPES: Final[dict[str, torch.dtype]] = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -38,10 +34,8 @@ DTYPES: Final[dict[str, torch.dtype]] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
-_LARGEST_HEADER: Final = 100_000_000  # bytes; no reader takes a larger one
+LARGEST_HEADER: Final = 100_000_000  # bytes; no reader takes a larger one
 _CONVERT = "Convert it to safetensors with `neulig import`, which runs nothing of it."
-_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 T = TypeVar("T")
 
 
@@ -62,33 +56,6 @@ class Spec:
         return self.numel * self.dtype.itemsize
 
 
-def file_metadata(about: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """The metadata of every safetensors file that is written here; `about`: JSON values, for our own readers.
-
-    transformers up to 4.57 reads no file whose metadata lack the format "pt".
-    """
-    ours = {} if about is None else {HEADER_KEY: json.dumps(about, sort_keys=True)}
-    return {"format": "pt", **ours}
-
-
-def to_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A whole safetensors file: the same bytes for the same tensors and metadata, on every machine.
-
-    Tensors keep their dtype; views and tensors that share memory are written one by one. Raises InputError
-    for names that no reader could read.
-    """
-    specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    header, offsets, _ = _layout(specs, metadata)
-    return b"".join(
-        [header, *(_bytes_of(tensors[name]) for name in sorted(offsets, key=offsets.__getitem__))]
-    )
-
-
-def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    flat = tensor.detach().cpu().reshape(-1).contiguous()
-    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
-
-
 def looks_safe(start: bytes) -> bool:
     """Whether a file that begins so may be safetensors: its first bytes, a length, may look like anything."""
     rest = start[8:].lstrip(b" \t\r\n")
@@ -103,9 +70,9 @@ def refuse_others(start: bytes, size: int, where: str) -> None:
             raise InputError(
                 f"{where} is truncated: {size} bytes, but its header alone takes {8 + length}; copy it again"
             )
-        if length > _LARGEST_HEADER:
+        if length > LARGEST_HEADER:
             raise InputError(
-                f"{where} has a header of {length} bytes, and readers take at most {_LARGEST_HEADER}"
+                f"{where} has a header of {length} bytes, and readers take at most {LARGEST_HEADER}"
             )
         return
     if start[:2] == b"PK":
@@ -252,153 +219,3 @@ class TensorFile:
             self._file.fill(out, spec.offset + start * spec.dtype.itemsize)
         else:
             out.copy_(self.read(name, start, start + out.numel()))
-
-
-def check_range(wide: torch.Tensor, narrow: torch.Tensor, name: str, where: str) -> None:
-    """Raises StageError where a conversion to the dtype of `narrow` made infinity of a number."""
-    floats = narrow.dtype.is_floating_point and wide.dtype.is_floating_point
-    if not floats or torch.finfo(narrow.dtype).max >= torch.finfo(wide.dtype).max:
-        return
-    if narrow.isfinite().all():
-        return
-    lost = narrow.isinf().reshape(-1) & wide.isfinite().reshape(-1)
-    if lost.any():
-        dtype, largest = str(narrow.dtype).removeprefix("torch."), torch.finfo(narrow.dtype).max
-        wider = "float32 or bfloat16" if narrow.dtype == torch.float16 else "float32"
-        raise StageError(
-            f"cannot write {where}: {name!r} has numbers beyond {dtype}'s largest ({largest:g}): "
-            f"write {wider} (--dtype)"
-        )
-
-
-class TensorWriter:
-    """A safetensors file that is written in any order, from any thread; it appears whole or not at all.
-
-    Used as a context: at the end the file takes its name, on an error the unfinished one is removed.
-    """
-
-    def __init__(self, path: Path | str, specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> None:
-        """Reserve the space on the disk; raises StageError where there is too little of it.
-
-        Raises InputError for a path that cannot be written, and for names that no reader could read.
-        """
-        self.path = Path(path)
-        header, self._offsets, self._size = _layout(specs, metadata)
-        self.specs = specs
-        try:
-            self._part = Part(self.path)
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be written: {error.strerror or error}") from error
-        self._handle = self._part.handle
-        try:
-            self._reserve()
-            os.pwrite(self._handle, header, 0)
-        except OSError as error:
-            self._part.discard()
-            raise self._unwritable(error) from error
-        except BaseException:
-            self._part.discard()
-            raise
-
-    def _reserve(self) -> None:
-        """Take the space before the work. Where a file system or a kernel cannot, look whether it is free."""
-        try:
-            os.posix_fallocate(self._handle, 0, self._size)
-        except (OSError, AttributeError) as error:  # some systems have no such call at all
-            if getattr(error, "errno", None) in _NO_ROOM:
-                raise
-            if self._free() < self._size:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-
-    def _free(self) -> float:
-        """Bytes that are free where the file is; infinity where nothing tells."""
-        with contextlib.suppress(OSError):
-            return shutil.disk_usage(self.path.parent).free
-        return math.inf
-
-    def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> None:
-        """Put numbers of a tensor's flat view in their place, from `start` on, in the file's dtype.
-
-        Raises StageError for a full disk, and for numbers that half precision would turn into infinity.
-        """
-        spec = self.specs[name]
-        flat = tensor.detach().reshape(-1).to(spec.dtype).contiguous()
-        if not flat.numel():
-            return
-        check_range(tensor, flat, name, str(self.path))
-        view = flat.view(torch.uint8).numpy().data
-        offset = self._offsets[name] + start * spec.dtype.itemsize
-        try:
-            while len(view):
-                count = os.pwrite(self._handle, view, offset)
-                view, offset = view[count:], offset + count
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def _unwritable(self, error: OSError) -> StageError:
-        free = "" if math.isinf(self._free()) else f"; {self._free()} are free"
-        return StageError(
-            f"cannot write {self.path}: {error.strerror or error} (it takes {self._size} bytes{free})"
-        )
-
-    def __enter__(self) -> "TensorWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._part.discard()
-            return
-        try:
-            self._part.keep()
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """A state dict as a file, whole or not at all; raises as `TensorWriter`."""
-    specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    with TensorWriter(path, specs, metadata) as writer:
-        for name, tensor in tensors.items():
-            writer.write(name, tensor.cpu())
-
-
-def _layout(specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int], int]:
-    """The header's bytes, each tensor's offset in the file, and the file's size.
-
-    Tensors are ordered by alignment, the widest first, as safetensors' own writer does. Raises InputError
-    for what no reader could read: a name that is the metadata's or no text, and a header that is too large.
-    """
-    entries: dict[str, Any] = {RESERVED: dict(metadata)} if metadata else {}
-    position, places = 0, {}
-    for name, spec in sorted(specs.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
-        if name == RESERVED or not _is_text(name):
-            raise InputError(
-                f"a tensor is called {name!r}, which no safetensors file can hold: rename it in the model"
-            )
-        places[name] = position
-        entries[name] = {
-            "dtype": _NAMES[spec.dtype],
-            "shape": list(spec.shape),
-            "data_offsets": [position, position + spec.nbytes],
-        }
-        position += spec.nbytes
-    header = json.dumps(entries, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    if len(header) > _LARGEST_HEADER:
-        raise InputError(
-            f"the names of {len(specs)} tensors and the metadata take {len(header)} bytes, and a safetensors "
-            f"file's header has at most {_LARGEST_HEADER}"
-        )
-    start = 8 + len(header)
-    found = len(header).to_bytes(8, "little") + header
-    return found, {name: start + place for name, place in places.items()}, start + position
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-    return True

@@ -1,5 +1,6 @@
 """The command line: what it refuses, with which words and exit status, and that refusing starts nothing."""
 
+import asyncio
 import json
 import os
 import socket
@@ -355,3 +356,21 @@ def test_pretrain_names_the_folders_of_the_origins_that_there_are(
     assert "tiny-rn/seed-1: " in told
     assert str(tmp_path) in told
     assert "tiny-rn/seed-0: " not in told
+
+
+IN_A_NOTEBOOK = {
+    "46-run": ["run", "smallest", "--dry-run", "--storage", "{}"],
+    "storage": ["storage", "ls", "--storage", "{}"],
+    "verify": ["storage", "verify", "--storage", "{}"],
+    "ls": ["ls", "methods"],
+    "experiments": ["ls", "experiments"],
+}
+
+
+@pytest.mark.parametrize("command", IN_A_NOTEBOOK.values(), ids=IN_A_NOTEBOOK.keys())
+def test_commands_inside_a_running_event_loop(command: list[str], tmp_path: Path, neulig: Run) -> None:
+    async def cell() -> tuple[int, str]:
+        return neulig(*(word.format(tmp_path) for word in command))
+
+    status, printed = asyncio.run(cell())
+    assert status == 0, printed

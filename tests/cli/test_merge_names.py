@@ -161,10 +161,13 @@ def test_parameters_that_only_some_have_are_refused(
         ("", "module.model."),
         ("visual.trunk.", "module."),
     ],
-    ids=lambda prefix: prefix or "none",
-)
+    ids=[
+        "F7-vision_model", "visual", "model", "module", "clip.vision_model", "clip.vision_model-vision_model",
+        "experts-vision_model", "experts-module.model", "visual.trunk-module",
+    ],
+)  # fmt: skip
 def test_any_one_prefix_of_the_base_is_found(neulig: Run, tmp_path: Path, base: str, experts: str) -> None:
-    """F7: transformers' vision_model. and others, on either side."""
+    """transformers' vision_model. and others, on either side."""
     rest = {"text_model.w": torch.ones(3), "logit_scale": torch.tensor(4.6)}
     found, told = merged(neulig, tmp_path, model(0, base) | rest, model(1, experts), model(2, experts))
     assert found.keys() == model(0, experts).keys()

@@ -151,6 +151,31 @@ def test_names_of_no_model(
     assert len(told) < 500
 
 
+ODD_NAMES = {
+    "48-spaces": "my models/a b",
+    "48-equals": "k=v",
+    "48-colon": "C:a",
+    "48-number-sign": "a#b",
+    "48-unicode": "\u00fcn\u00ef",
+    "percent": "50%20",
+    "question-mark": "a?b=c",
+    "star": "a*[b]",
+    "dash": "-a",
+    "quotes": 'it\'s "a"',
+}
+
+
+@pytest.mark.parametrize("name", ODD_NAMES.values(), ids=ODD_NAMES.keys())
+def test_names_of_files_may_be_odd(neulig: Run, models: dict[str, Path], tmp_path: Path, name: str) -> None:
+    folder = (tmp_path / name).parent
+    folder.mkdir(exist_ok=True)
+    given = [models[x].rename(folder / f"{(tmp_path / name).name}{x}.safetensors") for x in "ab"]
+    (folder / "link.safetensors").symlink_to(tmp_path / f"{name}m.safetensors")
+    status, _, told = neulig("merge", "average", "--experts", *given, "--out", folder / "link.safetensors")
+    assert status == 0, told
+    assert load_file(tmp_path / f"{name}m.safetensors").keys() == load_file(given[0]).keys()
+
+
 def test_an_output_whose_name_is_too_long(neulig: Run, models: dict[str, Path], tmp_path: Path) -> None:
     given = ["average", "--experts", models["a"], models["b"], "--out"]
     for out in (tmp_path / ("x" * 300), tmp_path / ("x" * 250), "nul\0byte"):

@@ -98,7 +98,7 @@ def test_one_different_number_is_another_expert(neulig: Run, tmp_path: Path) -> 
         (["ties", "--densty", "0.2"], ["--densty", "'--density'"]),
         (["average", "--density", "0.2"], ["--density is not an option of average", "ties", "no options"]),
         (["task-arithmetic", "--trim-scope=vector"], ["--trim-scope is not an option", "ties", "--scaling"]),
-        (["tiess"], ["unknown method 'tiess'", "'ties'", "neulig ls methods"]),
+        pytest.param(["tiess"], ["unknown method 'tiess'", "'ties'", "neulig ls methods"], id="39-tiess"),
         (["average", "more.safetensors"], ["'more.safetensors' belongs to no flag", "--experts"]),
         (["average", "--buffers", "re-estimate"], ["images", "neulig run", "--buffers average"]),
         (["average", "--buffers", "avrage"], ["avrage", "re-estimate"]),

@@ -149,7 +149,11 @@ def test_auto_where_no_ray_runs(monkeypatch: pytest.MonkeyPatch, no_session: lis
     assert not no_session
 
 
-@pytest.mark.parametrize("value", ["auto", "192.0.2.7:6379"], ids=["46b", "an address"])
+@pytest.mark.parametrize(
+    "value",
+    ["auto", "192.0.2.7:6379", "head.example:6379", "[2001:db8::7]:6379"],
+    ids=["46b", "an address", "a name", "an address of six"],
+)
 def test_what_was_joined_is_said(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", value)
     monkeypatch.setattr(cluster_module, "_join", lambda address, options: "192.0.2.7:6379")

@@ -52,8 +52,10 @@ def test_slerp_applies_its_coefficients_to_the_tensors_themselves() -> None:
         ([0.0, 0.0], [0.0, 0.0]),
         ([1.0, 0.0], [-2.0, 0.0]),
         ([1.0, 0.0], [5.0, 0.01]),
+        ([2.0], [-3.0]),
+        ([2.0], [3.0]),
     ],
-    ids=["one is zero", "both are zero", "opposite", "nearly parallel"],
+    ids=["40-zero", "both are zero", "40-opposite", "nearly parallel", "opposite numbers", "numbers"],
 )
 def test_slerp_goes_straight_where_there_is_no_arc(a: list[float], b: list[float], t: float) -> None:
     a, b = torch.tensor(a), torch.tensor(b)
@@ -245,7 +247,7 @@ def test_slerp_of_unit_tensors_stays_on_the_sphere_or_goes_straight(
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 20, 38])
-@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)], ids=["F3", "one-number", "one-by-one"])
 def test_the_karcher_mean_of_single_numbers_has_the_sign_of_most(n: int, shape: tuple[int, ...]) -> None:
     """F3, as it was reported: 0.0, or 12.0 for 1.24, or NaN and the advice to use a smaller scaling."""
     for seed in range(30):
@@ -255,6 +257,22 @@ def test_the_karcher_mean_of_single_numbers_has_the_sign_of_most(n: int, shape: 
         assert float(found.abs()) == pytest.approx(sum(float(x.abs()) for x in numbers) / n, rel=1e-5)
         if balance := sum(float(x.sign()) for x in numbers):
             assert float(found) * balance > 0
+
+
+LOW_RANK = {
+    "more-tensors-than-numbers": gaussian(20, 2),
+    "on-a-line": gaussian(9, 1).sign() * gaussian(6, seed=1) * torch.linspace(1, 3, 9)[:, None],
+    "antipodes-and-one": torch.cat([gaussian(4, 3), -gaussian(4, 3), gaussian(1, 3, seed=1)]),
+    "nearly-antipodes": gaussian(5, 1).sign() * (gaussian(4) + 1e-7 * gaussian(5, 4, seed=1)),
+    "one-direction-often": torch.cat([gaussian(1, 5).expand(30, 5), gaussian(2, 5, seed=1)]),
+}
+
+
+@pytest.mark.parametrize("rows", LOW_RANK.values(), ids=LOW_RANK.keys())
+def test_the_karcher_mean_of_tensors_of_low_rank_has_the_mean_norm(rows: torch.Tensor) -> None:
+    """F3's kind: where the Gram matrix has a low rank, acos and sin are noise."""
+    found = merge("karcher", *rows)
+    assert float(found.norm()) == pytest.approx(float(rows.norm(dim=1).mean()), rel=1e-4)
 
 
 @pytest.mark.parametrize("method", ["karcher", "multi-slerp"])

@@ -27,7 +27,8 @@ from neulig_ray.merging import METHODS
 from neulig_ray.merging.engine import Merge, merge_with
 from neulig_ray.merging.models import Models
 from neulig_ray.weights.sources import StateSource
-from neulig_ray.weights.tensor_file import Spec, TensorFile, TensorWriter
+from neulig_ray.weights.tensor_file import Spec, TensorFile
+from neulig_ray.weights.tensor_writer import TensorWriter
 
 CASES = [(name, options) for name in STREAMED for options in ({}, *VARIANTS.get(name, ()))]
 

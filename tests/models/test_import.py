@@ -152,6 +152,10 @@ def tall(clip, state):
 
 LAYOUTS = {
     "open_clip": lambda clip, state: whole_clip(state, clip),
+    "42-compiled": lambda clip, state: {
+        f"module._orig_mod.{n}": t for n, t in whole_clip(state, clip).items()
+    },
+    "42-peft": lambda clip, state: {f"base_model.model.{n}": t for n, t in whole_clip(state, clip).items()},
     "wrapped": lambda clip, state: {f"module.{n}": t for n, t in whole_clip(state, clip).items()},
     "tall": tall,
     "tower": lambda clip, state: state,

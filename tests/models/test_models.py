@@ -23,7 +23,7 @@ from neulig_ray.models.heads import accuracy, zero_shot_head
 from neulig_ray.models.origin_files import load_origin, origin_bytes, origin_metadata, shipped
 from neulig_ray.models.tower_files import describe, read_tower, tower_bytes, tower_spec
 from neulig_ray.tasks import TASKS
-from neulig_ray.weights.tensor_file import HEADER_KEY
+from neulig_ray.weights.metadata import HEADER_KEY
 
 TINY = ("tiny-rn", "tiny-vit")
 NEW = {

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,15 +18,18 @@ from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import build_clip
 from neulig_ray.models.formats.checkpoints import read_checkpoint
 from neulig_ray.models.formats.towers import find_tower
-from neulig_ray.weights import unpickling
-from neulig_ray.weights.pickles import SCRIPT, pickled_tensors
+from neulig_ray.weights import pickles
+from neulig_ray.weights.pickles import pickled_tensors
+from neulig_ray.weights.unpickling import formats, rebuilding
+from neulig_ray.weights.unpickling.choice import Names
+from neulig_ray.weights.unpickling.objects import Inert, Unreadable
 
 ARCH = ARCHS["tiny-vit"]
 
 
 def read(data, left):
     """The object in the bytes of a file, in this process."""
-    return unpickling.read(io.BytesIO(data), left, unpickling.Side(io.BytesIO(), len(data)))
+    return formats.read(io.BytesIO(data), left, formats.Side(io.BytesIO(), len(data)))
 
 
 def dump(model, path):
@@ -70,7 +74,7 @@ def foreign_module():
     close()
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: "43" if form == "torch" else form)
 def test_a_pickled_image_encoder_gives_its_visual_tower(form, foreign_module, tmp_path):
     encoder, close = foreign_module
     clip = build_clip(ARCH, seed=11)
@@ -114,7 +118,7 @@ def test_a_hostile_pickle_does_nothing_and_is_refused(form, call, tmp_path):
     marker, path = tmp_path / "marker", tmp_path / "evil.pt"
     FORMATS[form](Evil(marker, call), path)
     found = read(path.read_bytes(), left := set())
-    assert isinstance(found, unpickling.Inert)
+    assert isinstance(found, Inert)
     assert any(call.__name__ in name for name in left)
     assert not marker.exists()
 
@@ -167,9 +171,9 @@ def test_hand_made_opcodes_reach_nothing(case, tmp_path):
         found = read(data, set())
     except Exception:
         found = None
-    assert not unpickling.Names().count(found)
+    assert not Names().count(found)
     assert not (tmp_path / "marker").exists()
-    assert unpickling.REBUILT["torch._utils", "_rebuild_tensor_v2"] is unpickling._tensor
+    assert rebuilding.REBUILT["torch._utils", "_rebuild_tensor_v2"] is rebuilding._tensor
 
 
 def test_a_tensor_that_claims_more_than_is_stored_is_refused(tmp_path):
@@ -196,14 +200,14 @@ def test_what_is_no_checkpoint_is_refused_by_name_with_the_remedy(tmp_path):
         InputError, match=r"suspect\.pt cannot be read: .*UnpicklingError.*save its state dict"
     ):
         pickled_tensors(path)
-    with pytest.raises(unpickling.Unreadable, match=r"not one that torch\.save wrote"):
+    with pytest.raises(Unreadable, match=r"not one that torch\.save wrote"):
         read(b"PK\x05\x06" + bytes(18), set())
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_torchscript_archive_is_called_that(tmp_path):
     torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), str(tmp_path / "jit.pt"))
-    with pytest.raises(unpickling.Unreadable, match="TorchScript"):
+    with pytest.raises(Unreadable, match="TorchScript"):
         read((tmp_path / "jit.pt").read_bytes(), set())
 
 
@@ -226,6 +230,17 @@ def test_dtypes_shared_storages_views_and_parameters_come_out_right(tmp_path):
             assert torch.equal(tensor, wanted)
 
 
+@pytest.mark.parametrize(
+    "place", ["missing", "file", "file/below", ""], ids=["50-missing", "file", "below", "empty"]
+)
+def test_a_folder_for_temporary_files_that_is_none(place, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / place) if place else "")
+    torch.save({"w": torch.ones(2)}, tmp_path / "w.pt")
+    assert pickled_tensors(tmp_path / "w.pt")[0]["w"].sum() == 2
+
+
 def test_the_reading_process_is_not_told_rays_token(tmp_path, monkeypatch):
     seen = {}
     real = subprocess.run
@@ -244,14 +259,16 @@ def test_the_reading_process_is_not_told_rays_token(tmp_path, monkeypatch):
 
 def test_the_reading_process_starts_no_other_and_imports_nothing_of_ours(tmp_path):
     script = (
-        f"import runpy, sys; module = runpy.run_path({str(SCRIPT)!r}, run_name='reader')\n"
-        "print(any(name.startswith('neulig') for name in sys.modules))\n"
-        "sys.addaudithook(module['_refuse'])\n"
+        "import sys; sys.path.append(sys.argv[1])\n"
+        "from unpickling import process\n"
+        "print([name for name in sys.modules if name.startswith(('neulig', 'torch'))])\n"
+        "sys.addaudithook(process._refuse)\n"
         "import os, subprocess, socket\n"
         "for act in (lambda: os.system('true'), lambda: subprocess.run(['true']), os.fork,\n"
         "            lambda: socket.socket().connect(('127.0.0.1', 9))):\n"
         "    try: act(); print('done')\n"
         "    except Exception as error: print(type(error).__name__)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout.split() == ["False", *["Unreadable"] * 4], done.stderr
+    command = [sys.executable, "-I", "-S", "-c", script, str(Path(pickles.__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.split() == ["[]", *["Unreadable"] * 4], done.stderr

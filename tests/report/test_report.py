@@ -331,18 +331,60 @@ class TestPlots:
         assert plots.svg(figure).startswith("<svg")
 
 
-def test_no_home_is_no_matter(tmp_path: Path) -> None:
-    """45: matplotlib tells where else its caches are, in two warnings at its import."""
-    script = (
-        "from samples import few_results; from neulig_ray.report import plots;"
-        "from neulig_ray.tasks._fonts import TASK_FONTS, glyphs;"
-        "glyphs(TASK_FONTS[:1], 'a'); plots.svg(plots.scatter(few_results()))"
-    )
-    environment = {**os.environ, "HOME": "/dev/null", "TMPDIR": str(tmp_path)}
+HOMES: dict[str, dict[str, str | None]] = {
+    "45-null-device": {"HOME": "/dev/null"},
+    "missing": {"HOME": "/no/such/home"},
+    "unset": {"HOME": None},
+    "empty": {"HOME": ""},
+    "settings-below-a-file": {"MPLCONFIGDIR": "/dev/null/matplotlib"},
+    "caches-below-a-file": {"XDG_CACHE_HOME": "/dev/null/x", "XDG_CONFIG_HOME": "/dev/null/y"},
+}
+
+# Each environment in a child of its own, forked before matplotlib is imported.
+_IN_HOMES = """
+import json, os, sys, traceback
+from samples import few_results; from neulig_ray.report import plots
+from neulig_ray.tasks._fonts import TASK_FONTS, glyphs
+import PIL.ImageDraw, PIL.ImageFont
+assert "matplotlib" not in sys.modules
+frame = few_results()
+frame = frame[frame["task"] == "digits"]
+for name, changes in json.loads(sys.argv[1]).items():
+    if os.fork() == 0:
+        status = 1
+        try:
+            said = os.open(name, os.O_WRONLY | os.O_CREAT)
+            os.dup2(said, 1), os.dup2(said, 2)
+            for key, value in changes.items():
+                os.environ.pop(key, None)
+                if value is not None:
+                    os.environ[key] = value
+            glyphs(TASK_FONTS[:1], "a")
+            plots.svg(plots.scatter(frame))
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(status)
+    assert os.wait()[1] == 0, name
+"""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what was printed under each of HOMES."""
+    folder = tmp_path_factory.mktemp("homes")
+    environment = {**os.environ, "TMPDIR": str(folder)}
     for name in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
         environment.pop(name, None)
     environment["PYTHONPATH"] = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "tests/helpers")))
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    command = [sys.executable, "-c", _IN_HOMES, json.dumps(HOMES)]
+    subprocess.run(command, env=environment, cwd=folder, capture_output=True, timeout=120)
+    return folder
+
+
+@pytest.mark.parametrize("home", HOMES)
+def test_no_home_is_no_matter(said: Path, home: str) -> None:
+    """matplotlib tells where else its caches are, in two warnings at its import."""
+    assert (said / home).read_text() == ""

@@ -46,11 +46,11 @@ def link(path: str, target: str) -> Callable[[Path], Any]:
 
 
 STRAYS = {
-    "A4-file-at-the-top": (file("notes.txt"), "notes.txt"),
+    "file-at-the-top": (file("notes.txt"), "notes.txt"),
     "DS_Store": (file(".DS_Store"), ".DS_Store"),
     "lost+found": (file("lost+found/x"), "lost+found"),
-    "file-among-kinds": (file("artifacts/README"), "artifacts/README"),
-    "file-among-artifacts": (file("artifacts/expert/.DS_Store"), "artifacts/expert/.DS_Store"),
+    "A4-file-among-kinds": (file("artifacts/README"), "artifacts/README"),
+    "A4-file-among-artifacts": (file("artifacts/expert/.DS_Store"), "artifacts/expert/.DS_Store"),
     "folder-among-artifacts": (file("artifacts/expert/mine/x"), "artifacts/expert/mine/x"),
     "folder-among-kinds": (file("artifacts/my things/x-0123456789abcdef/y"), "artifacts/my things"),
     "dangling-link": (link("artifacts/expert/gone", "nowhere"), "artifacts/expert/gone"),

@@ -115,20 +115,23 @@ def test_the_run_tells_it_when_it_prepares_and_the_dry_run_before(tmp_path: Path
     assert any(".gif 1" in line for line in at_hand(plan))
 
 
-@pytest.mark.parametrize("kind", [pytest.param("folder", id="F30-folder"), "hub", "hub-placed"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("folder", id="F30-folder"), "folder-of-splits", "hub", "hub-placed"]
+)
 def test_data_that_is_named_is_not_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setenv("NEULIG_DATA", str(tmp_path / "root"))
-    entry = f"x=folder:{folder(tmp_path / 'f')}"
-    if kind != "folder":
+    given = {"train": 4, "test": 4} if kind == "folder-of-splits" else {}
+    entry = f"x=folder:{folder(tmp_path / 'f', **given)}"
+    if kind.startswith("hub"):
         place = tmp_path / ("root/x" if kind == "hub-placed" else "somewhere")
         data_files.parquet(place, "eurosat")
         entry = f"x=hub:{'me/x' if kind == 'hub-placed' else place}?image=image&label=label"
     plan = make_plan(Experiment(name="e", archs=("tiny-vit",), tasks=("digits", entry), n=(2,)))
     assert absent(plan, Storage(str(tmp_path / "s"))) == []
     (line,) = at_hand(plan)
-    assert str(tmp_path / "f") in line or kind != "folder"
+    assert str(tmp_path / "f") in line or kind.startswith("hub")
     assert line.startswith("data of x: ")
 
 
@@ -178,10 +181,20 @@ def test_names_that_are_blank_are_refused(tmp_path: Path, name: str) -> None:
         find_task(f"x=folder:{path}")
 
 
-def test_a_single_class_is_refused(tmp_path: Path) -> None:
-    """Case 32: everybody would be right about all of it."""
-    for number in range(10):
-        image(tmp_path / "cat" / f"{number}.png", number)
+SINGLE = {
+    "32-class-folder": ("cat",),
+    "splits": ("train/cat", "test/cat"),
+    "beside-a-hidden-one": ("cat", ".dog"),
+    "beside-what-archivers-leave": ("cat", "__MACOSX"),
+}
+
+
+@pytest.mark.parametrize("folders", SINGLE.values(), ids=SINGLE.keys())
+def test_a_single_class_is_refused(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    """Everybody would be right about all of it."""
+    for place in folders:
+        for number in range(10):
+            image(tmp_path / place / f"{number}.png", number)
     with pytest.raises(InputError, match=r"one class, 'cat'\. It needs two"):
         find_task(f"x=folder:{tmp_path}")
 

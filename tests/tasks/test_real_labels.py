@@ -182,7 +182,7 @@ def test_numbers_beyond_the_class_list_are_never_left_out(root: Path) -> None:
         pytest.param(["caf\u00e9", "cafe\u0301"], r"'caf\S+' and 'caf\S+' .* have one name", id="accents"),
         pytest.param(["cat", "dog "], "'dog ' is blank, or begins or ends", id="blank-behind"),
         pytest.param(["cat", "_dog"], "'_dog' is blank, or begins or ends", id="underscore-in-front"),
-        pytest.param(["cat"], "has one class, 'cat'", id="case-32-one-class"),
+        pytest.param(["cat"], "has one class, 'cat'", id="32-one-class"),
     ],
 )
 @pytest.mark.parametrize("kind", ["class label", "texts"])

@@ -20,7 +20,8 @@ from neulig_ray.errors import InputError
 from neulig_ray.models.formats.checkpoints import read_checkpoint
 from neulig_ray.models.formats.huggingface import config_of
 from neulig_ray.models.tower_files import read_tower
-from neulig_ray.weights import pickles, unpickling
+from neulig_ray.weights import pickles
+from neulig_ray.weights.unpickling import process
 
 SECONDS = 20  # of processor time, so that a busy machine fails nothing
 
@@ -212,7 +213,7 @@ def test_time_is_limited_by_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_memory_is_limited_beyond_what_the_imports_took(tmp_path: Path) -> None:
-    assert unpickling.MEMORY == 1 << 30
+    assert process.MEMORY == 1 << 30
     path = tmp_path / "large.pt"
     torch.save({"w": torch.ones(20_000_000)}, path)  # 80 MB are looked through without being read
     assert pickles.pickled_tensors(path)[0]["w"].sum() == 20_000_000

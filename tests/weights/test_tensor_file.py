@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.models.tower_files import load_tensors
 from neulig_ray.weights.state_dicts import open_checkpoint
-from neulig_ray.weights.tensor_file import DTYPES, Spec, TensorFile, TensorWriter
+from neulig_ray.weights.tensor_file import DTYPES, Spec, TensorFile
+from neulig_ray.weights.tensor_writer import TensorWriter
 
 State = dict[str, torch.Tensor]
 SHAPES: tuple[tuple[int, ...], ...] = ((), (1,), (7,), (0,), (3, 0, 2), (2, 3, 5))

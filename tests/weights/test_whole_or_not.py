@@ -21,7 +21,8 @@ import neulig_ray
 from neulig_ray.errors import StageError
 from neulig_ray.parts import Part, whole_file, whole_folder
 from neulig_ray.storage.storage import Storage
-from neulig_ray.weights.tensor_file import Spec, TensorWriter
+from neulig_ray.weights.tensor_file import Spec
+from neulig_ray.weights.tensor_writer import TensorWriter
 
 PACKAGE = Path(neulig_ray.__file__).parent
 SPECS = {"t": Spec((2,), torch.float32)}

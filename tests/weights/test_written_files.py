@@ -21,7 +21,9 @@ from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import build_clip
 from neulig_ray.models.origin_files import load_origin, origin_bytes
 from neulig_ray.models.tower_files import describe, tower_bytes
-from neulig_ray.weights.tensor_file import Spec, TensorWriter, file_metadata, to_bytes, write_tensors
+from neulig_ray.weights.metadata import file_metadata
+from neulig_ray.weights.tensor_file import Spec
+from neulig_ray.weights.tensor_writer import TensorWriter, to_bytes, write_tensors
 
 PACKAGE = Path(neulig_ray.__file__).parent
 ARCH = ARCHS["tiny-vit"]
@@ -96,6 +98,18 @@ WRITTEN: dict[str, Callable[[Run, Path], Path]] = {
 }
 
 
+@pytest.mark.parametrize(
+    "mask", [0o077, 0o022, 0o027, 0o007, 0o000], ids=["44-077", "44-022", "027", "007", "000"]
+)
+def test_modes_are_those_that_the_umask_leaves(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_tensors(tmp_path / "w.safetensors", {"w": torch.ones(2)}, {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "w.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 @pytest.mark.parametrize("what", WRITTEN)
 def test_every_file_says_that_it_is_of_torch(
     neulig: Run, models: dict[str, Path], tmp_path: Path, what: str
@@ -112,7 +126,7 @@ def test_every_file_says_that_it_is_of_torch(
 
 
 def writers() -> list[str]:
-    """Calls of the package that write safetensors by other means than `neulig_ray.weights.tensor_file`'s."""
+    """Calls of the package that write safetensors by other means than `weights.tensor_writer`'s."""
     found = []
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -122,17 +136,17 @@ def writers() -> list[str]:
                     f"{file.name}: {name}"
                     for name in names & {"save", "save_file", "serialize", "serialize_file"}
                 ]
-            if isinstance(node, ast.Attribute) and ast.unparse(node).startswith(("safetensors.", "st.")):
-                found += (
-                    [f"{file.name}: {ast.unparse(node)}"]
-                    if "save" in node.attr or "serialize" in node.attr
-                    else []
-                )
-            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in (
+            if (
+                isinstance(node, ast.Attribute)
+                and ("save" in node.attr or "serialize" in node.attr)
+                and ast.unparse(node).startswith(("safetensors.", "st."))
+            ):
+                found.append(f"{file.name}: {ast.unparse(node)}")
+            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in (
                 "TensorWriter", "to_bytes", "write_tensors",
             ):  # fmt: skip
                 given = ast.unparse(node.args[-1]) if node.args else ""
-                if file.name != "tensor_file.py" and not given.startswith("file_metadata("):
+                if file.name != "tensor_writer.py" and not given.startswith("file_metadata("):
                     found.append(f"{file.name}: {ast.unparse(node)}")
     return found
 

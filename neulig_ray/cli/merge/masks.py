@@ -9,8 +9,9 @@ from neulig_ray.cli.units import size
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.merging import Method
 from neulig_ray.merging.masks import MaskedModel
+from neulig_ray.weights.metadata import file_metadata
 from neulig_ray.weights.state_dicts import open_checkpoint
-from neulig_ray.weights.tensor_file import TensorWriter, file_metadata
+from neulig_ray.weights.tensor_writer import TensorWriter
 
 
 def write_dense(method: Method, given: argparse.Namespace) -> int:

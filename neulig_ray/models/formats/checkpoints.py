@@ -17,8 +17,9 @@ from neulig_ray.models.formats.preprocessing import check_preprocessing
 from neulig_ray.models.origin_source import HUB
 from neulig_ray.models.tower_files import differing, load_tensors
 from neulig_ray.weights.folders import INDEX, OPEN_CLIP, TRANSFORMERS, WEIGHTS, read_object, shards
+from neulig_ray.weights.metadata import HEADER_KEY
 from neulig_ray.weights.pickles import pickled_tensors
-from neulig_ray.weights.tensor_file import HEADER_KEY, looks_safe, unreadable
+from neulig_ray.weights.tensor_file import looks_safe, unreadable
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def read_checkpoint(path: Path, weights: str = "") -> Checkpoint:
     """A file (.safetensors, or what torch.save or pickle wrote), or a folder of open_clip or transformers.
 
     `weights`: the key, or the beginning of the names, of those to take where there are several models.
-    Nothing of a pickle is run (see `unpickling`). Raises InputError for what cannot be read.
+    Nothing of a pickle is run (see `weights.unpickling`). Raises InputError for what cannot be read.
     """
     if path.is_dir():
         config, files = _contents(path)

@@ -17,7 +17,8 @@ from neulig_ray.models.clip import image_size
 from neulig_ray.models.formats.card import model_card
 from neulig_ray.models.formats.huggingface import clip_to, config_of
 from neulig_ray.parts import whole_file, whole_folder
-from neulig_ray.weights.tensor_file import file_metadata, write_tensors
+from neulig_ray.weights.metadata import file_metadata
+from neulig_ray.weights.tensor_writer import write_tensors
 
 State = Mapping[str, Tensor]
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")

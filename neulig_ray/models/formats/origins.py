@@ -17,7 +17,8 @@ from neulig_ray.models.origin_files import load_origin, origin_bytes, shipped
 from neulig_ray.models.origin_source import HUB, OriginSource
 from neulig_ray.models.tower_files import check_state, spec_of
 from neulig_ray.weights.factors import check_factors
-from neulig_ray.weights.tensor_file import HEADER_KEY, Spec, TensorFile, looks_safe
+from neulig_ray.weights.metadata import HEADER_KEY
+from neulig_ray.weights.tensor_file import Spec, TensorFile, looks_safe
 
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # in OpenAI's own files
 
