@@ -21,7 +21,7 @@ class Column:
 
     `measured`: a number that is averaged over seeds, orders and combinations, and empty in a row that failed.
     `percentage`: such a number between 0 and 100. `heading`: what tables call the column that shows its mean,
-    with so many `digits`; "": they do not show it.
+    with so many `digits`; "": they do not show it. `later`: 0.1 had no such column.
     """
 
     dtype: str
@@ -30,10 +30,11 @@ class Column:
     percentage: bool = False
     heading: str = ""
     digits: int = 1
+    later: bool = False
 
 
-def _percentage(meaning: str, heading: str = "") -> Column:
-    return Column(REAL, meaning, measured=True, percentage=True, heading=heading)
+def _percentage(meaning: str, heading: str = "", *, later: bool = False) -> Column:
+    return Column(REAL, meaning, measured=True, percentage=True, heading=heading, later=later)
 
 
 KEY = {
@@ -78,10 +79,12 @@ VALUES = {
     "peak_memory_bytes": Column(INTEGER, "of that worker since it started"),
     "status": Column(TEXT, "`ok`, or `failed: ` or `skipped: ` and why"),
     "fingerprint": Column(TEXT, "of the evaluation that the row is from"),
-    "gap_low": Column(REAL, "lower end of the gap's 95 % interval: paired bootstrap over the row's images"),
-    "gap_high": Column(REAL, "upper end of it"),
+    "gap_low": Column(
+        REAL, "lower end of the gap's 95 % interval: paired bootstrap over the row's images", later=True
+    ),
+    "gap_high": Column(REAL, "upper end of it", later=True),
     "agreement_unsure": _percentage(
-        "`agreement` on the images whose largest beta is below 0.9: elsewhere both are one expert"
+        "`agreement` on the images whose largest beta is below 0.9: elsewhere both are one expert", later=True
     ),
 }
 COLUMNS = {**KEY, **VALUES}
@@ -92,6 +95,7 @@ MEASURED = (  # in the order in which trackers have recorded them
     *(name for name, column in COLUMNS.items() if column.measured and not column.percentage),
 )
 INTERVAL = ("gap_low", "gap_high")  # of the row's own gap: no mean of them is an interval
+LATER = frozenset(name for name, column in COLUMNS.items() if column.later)
 SHOWN = {name: column for name, column in COLUMNS.items() if column.heading}
 
 OK = "ok"

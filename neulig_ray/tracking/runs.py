@@ -9,6 +9,7 @@ from typing import Final
 
 import pandas as pd
 
+from neulig_ray.results.schema import LATER
 from neulig_ray.results.summary import Line, Score
 
 _VERSION: Final = 1  # raised when runs are to be recorded anew though their inputs are the same
@@ -46,7 +47,9 @@ class Run:
                  self.status, self.source]  # fmt: skip
         digest.update(json.dumps(plain, sort_keys=True).encode())
         for name, rows in sorted(self.tables.items()):
-            digest.update(f"{name}\n{rows.to_json(orient='split')}".encode())
+            # Results of an earlier version lack these: they are no reason to record its runs again.
+            empty = [column for column in rows if column in LATER and rows[column].isna().all()]
+            digest.update(f"{name}\n{rows.drop(columns=empty).to_json(orient='split')}".encode())
         for name, data in sorted(self.files.items()):
             digest.update(name.encode() + (hashlib.sha256(data).digest() if isinstance(data, bytes) else b""))
         return digest.hexdigest()[:32]
