@@ -42,7 +42,7 @@ class Registry(Generic[T]):
         self._discovered = True
         package = importlib.import_module(self._package)
         for module in pkgutil.iter_modules(package.__path__):
-            if not module.name.startswith("_"):
+            if not module.ispkg and not module.name.startswith("_"):
                 importlib.import_module(f"{self._package}.{module.name}")
 
     def __getitem__(self, name: str) -> T:

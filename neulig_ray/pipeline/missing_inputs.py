@@ -19,8 +19,8 @@ from neulig_ray.stages.origins import OriginDownload, clip_bytes
 from neulig_ray.stages.tasks import TaskJob
 from neulig_ray.storage.storage import Storage
 from neulig_ray.tasks import find_task
-from neulig_ray.tasks._files import pictures
-from neulig_ray.tasks._hub import HubReader
+from neulig_ray.tasks.reading.files import pictures
+from neulig_ray.tasks.reading.hub import HubReader
 from neulig_ray.weights.folders import WEIGHTS
 
 _PACKAGES: Final = {"pcam": ("h5py", "h5py")}  # task -> the module that reads it, and what to install

@@ -23,9 +23,9 @@ from neulig_ray.storage.sharded_images import SHARD_BYTES, StoredImages
 from neulig_ray.storage.storage import Storage
 from neulig_ray.tasks import TASKS, Split, Task, find_task
 from neulig_ray.tasks._base import Protocol
-from neulig_ray.tasks._encode import DECODING, Crops, Damaged, encode
-from neulig_ray.tasks._files import fetch, pictures, stored_size
-from neulig_ray.tasks._protocols import split_sizes
+from neulig_ray.tasks.reading.encode import DECODING, Crops, Damaged, encode
+from neulig_ray.tasks.reading.files import fetch, pictures, stored_size
+from neulig_ray.tasks.reading.protocols import split_sizes
 
 VERSION = 2  # 2: images in shards
 MOST_THREADS = 8

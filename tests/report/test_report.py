@@ -332,7 +332,7 @@ def test_no_home_is_no_matter(tmp_path: Path) -> None:
     """45: matplotlib tells where else its caches are, in two warnings at its import."""
     script = (
         "from samples import few_results; from neulig_ray.report import plots;"
-        "from neulig_ray.tasks._fonts import TASK_FONTS, glyphs;"
+        "from neulig_ray.tasks.drawing.fonts import TASK_FONTS, glyphs;"
         "glyphs(TASK_FONTS[:1], 'a'); plots.svg(plots.scatter(few_results()))"
     )
     environment = {**os.environ, "HOME": "/dev/null", "TMPDIR": str(tmp_path)}

@@ -18,9 +18,9 @@ from test_folder_tasks import folder
 
 from neulig_ray.errors import InputError
 from neulig_ray.tasks import TASKS, find_task
-from neulig_ray.tasks._encode import Damaged, encode, fitted
-from neulig_ray.tasks._open import BadImage, opened
-from neulig_ray.tasks._pictures import Pictures
+from neulig_ray.tasks.reading.encode import Damaged, encode, fitted
+from neulig_ray.tasks.reading.opening import BadImage, opened
+from neulig_ray.tasks.reading.pictures import Pictures
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n0 0 8 8 rectfill\nshowpage\n%%EOF\n"
 
@@ -223,7 +223,8 @@ def test_a_bomb_takes_little_memory_and_time(name: str, tmp_path: Path) -> None:
     file.write_bytes(BOMBS[name]())
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from neulig_ray.tasks._eight_bits import upright_rgb; from neulig_ray.tasks._open import opened\n"
+        "from neulig_ray.tasks.reading.eight_bits import upright_rgb\n"
+        "from neulig_ray.tasks.reading.opening import opened\n"
         "import PIL.Image; PIL.Image.init()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n    with opened(Path(sys.argv[1])) as image: upright_rgb(image)\n"

@@ -6,10 +6,10 @@ import numpy as np
 
 from neulig_ray import paths
 from neulig_ray.tasks._base import PROTOCOLS, TASKS, Files, Protocol, Split, Task
-from neulig_ray.tasks._encode import Damaged, encode
 from neulig_ray.tasks._names import Names, check_list, read_names
-from neulig_ray.tasks._pictures import Pictures
-from neulig_ray.tasks._protocols import divide, official
+from neulig_ray.tasks.reading.encode import Damaged, encode
+from neulig_ray.tasks.reading.pictures import Pictures
+from neulig_ray.tasks.reading.protocols import divide, official
 
 IN_MEMORY_SIZE = 224
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from neulig_ray.errors import InputError
 from neulig_ray.seeds import stable_generator
-from neulig_ray.tasks._crops import crop_boxes
-from neulig_ray.tasks._eight_bits import upright_rgb
-from neulig_ray.tasks._open import BadImage, check_pixels
-from neulig_ray.tasks._pictures import Labels, Pictures
+from neulig_ray.tasks.reading.crops import crop_boxes
+from neulig_ray.tasks.reading.eight_bits import upright_rgb
+from neulig_ray.tasks.reading.opening import BadImage, check_pixels
+from neulig_ray.tasks.reading.pictures import Labels, Pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
