@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,13 @@ PACKAGE = Path(neulig_ray.__file__).parent
 PLAIN = ("tasks", "models", "training", "merging", "ligand", "evaluation")
 
 
-def imports(file: Path) -> Iterator[str]:
+@cache
+def imports(file: Path) -> tuple[str, ...]:
+    """As `_imports`; every file is parsed once for all tests."""
+    return tuple(_imports(file))
+
+
+def _imports(file: Path) -> Iterator[str]:
     """Full names of what a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -107,6 +114,41 @@ def test_no_room_is_reached_from_itself() -> None:
                 reached.add(other)
                 waiting.append(other)
         assert room not in reached, f"{room} -> ... -> {room}: {arrows}"
+
+
+DOORS = {
+    "cluster/ray_internals.py": ("ray._private", "ray.core.generated", "ray._common", "ray._raylet"),
+    "tracking/mlflow_internals.py": ("mlflow.store", "mlflow.utils"),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_what_a_library_does_not_promise_is_used_in_one_file(door: str) -> None:
+    users = [
+        file.relative_to(PACKAGE).as_posix()
+        for file in sorted(PACKAGE.rglob("*.py"))
+        if any(f"{name}." in f"{line}." for line in imports(file) for name in DOORS[door])
+    ]
+    assert users == [door]
+
+
+UNDERSCORED_AND_SHARED = "neulig_ray.merging._options"  # the one that other packages still use
+
+
+def test_underscored_modules_are_used_in_their_own_package_alone() -> None:
+    found = [
+        f"{file.relative_to(PACKAGE)} imports {name}"
+        for file in sorted(PACKAGE.rglob("*.py"))
+        if "_shipped" not in file.parts
+        for name in imports(file)
+        if name.startswith("neulig_ray.") and not f"{name}.".startswith(f"{UNDERSCORED_AND_SHARED}.")
+        for parts in [name.split(".")]
+        for at, part in enumerate(parts[1:], 1)
+        if part.startswith("_") and not part.startswith("__")
+        and (PACKAGE.parent.joinpath(*parts[: at + 1]).with_suffix(".py")).is_file()
+        and not file.is_relative_to(PACKAGE.parent.joinpath(*parts[:at]))
+    ]  # fmt: skip
+    assert not found
 
 
 LEFT = (

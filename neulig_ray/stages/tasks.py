@@ -21,8 +21,7 @@ from neulig_ray.errors import InputError, StageError
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.sharded_images import SHARD_BYTES, StoredImages
 from neulig_ray.storage.storage import Storage
-from neulig_ray.tasks import TASKS, Split, Task, find_task
-from neulig_ray.tasks._base import Protocol
+from neulig_ray.tasks import TASKS, Protocol, Split, Task, find_task
 from neulig_ray.tasks.reading.encode import DECODING, Crops, Damaged, encode
 from neulig_ray.tasks.reading.files import fetch, pictures, stored_size
 from neulig_ray.tasks.reading.protocols import split_sizes
