@@ -270,10 +270,9 @@ def _on_driver(execute: Any, resources: Resources) -> Any:
 
 def _execute(job: Job, storage: Storage, threads: int) -> str:
     """Run one job in a worker; the reason of a failure comes back as text, for the results' status."""
-    import torch
+    from neulig_ray.cluster.device import use_processor
 
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
+    use_processor(threads)
     try:
         job.run(storage)
     except Exception as error:

@@ -26,7 +26,7 @@ _BATCH: Final = 1000  # metrics that MLflow takes at once
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordCounts:
     """How many runs the experiment amounts to, and how many of them had to be written."""
 
     runs: int
@@ -76,7 +76,7 @@ class Tracker:
         experts: Sequence[ExpertCurve] = (),
         cells: Sequence[Cell] = (),
         artifacts: Mapping[str, bytes] | None = None,
-    ) -> Recorded:
+    ) -> RecordCounts:
         """Create and update what is missing or changed. `artifacts` are laid beside every cell's own.
 
         Raises StageError when the store fails on the way: the same command again records the rest.
@@ -85,7 +85,7 @@ class Tracker:
         wanted = projection.runs(self.experiment, results, trials, experts, cells, artifacts)
         path = database(self.uri)
         if path and all_stand(path, self.experiment, self.artifact_location, wanted):
-            return Recorded(len(wanted), 0)
+            return RecordCounts(len(wanted), 0)
         try:
             return self._bring_up_to_date(wanted)
         except (InputError, StageError):
@@ -101,7 +101,7 @@ class Tracker:
                 f"{store.first_line(error)}. Nothing is lost: the same command again records what is missing."
             ) from error
 
-    def _bring_up_to_date(self, wanted: Sequence[Run]) -> Recorded:
+    def _bring_up_to_date(self, wanted: Sequence[Run]) -> RecordCounts:
         client = store.client(self.uri)
         experiment_id = self._experiment_id(client)
         known = _known(client, experiment_id)
@@ -116,7 +116,7 @@ class Tracker:
                 for run in family:  # the parent last: a finished parent has all its children
                     _write(client, self.uri, experiment_id, run, known, parent_id)
             written += len(family)
-        return Recorded(len(wanted), written)
+        return RecordCounts(len(wanted), written)
 
     def _experiment_id(self, client: Any) -> str:
         found = client.get_experiment_by_name(self.experiment)

@@ -18,7 +18,7 @@ from test_folder_tasks import folder
 
 from neulig_ray.errors import InputError
 from neulig_ray.tasks import TASKS, find_task
-from neulig_ray.tasks.reading.encode import Damaged, encode, fitted
+from neulig_ray.tasks.reading.encode import DecodeErrors, encode, fitted
 from neulig_ray.tasks.reading.opening import BadImage, opened
 from neulig_ray.tasks.reading.pictures import Pictures
 
@@ -249,7 +249,7 @@ def test_images_of_another_size_do_not_pile_up() -> None:
 
     part = Pictures(np.zeros(len(sides), np.int64), image, str)
     with pytest.raises(InputError, match=r"1 is 20x20 pixels, but 0 is 8x8"):
-        list(encode(part, None, len(sides), Damaged("here", len(sides))))
+        list(encode(part, None, len(sides), DecodeErrors("here", len(sides))))
     assert len(read) < len(sides)
 
 

@@ -36,7 +36,7 @@ class Crops:
 
 
 @dataclass
-class Damaged:
+class DecodeErrors:
     """Images of one split that cannot be used; more than 1 % of them is an InputError."""
 
     where: str
@@ -58,7 +58,7 @@ def encode(
     pictures: Pictures,
     size: int | None,
     per_block: int,
-    damaged: Damaged,
+    damaged: DecodeErrors,
     crops: Crops | None = None,
     threads: int = 1,
 ) -> Iterator[tuple[np.ndarray, Labels]]:
