@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """The members of one kind. Every public module of `package` is imported at the first look-up.
+    """The members of one kind. Public files of `package`, not its folders, are imported at the first look-up.
 
     `elsewhere` names a module for names that no file declares, imported when one is looked up: its
     `find(name)` gives the item or None, its `names()` are the near misses that it adds. What it gives is not
@@ -42,7 +42,7 @@ class Registry(Generic[T]):
         self._discovered = True
         package = importlib.import_module(self._package)
         for module in pkgutil.iter_modules(package.__path__):
-            if not module.name.startswith("_"):
+            if not module.ispkg and not module.name.startswith("_"):
                 importlib.import_module(f"{self._package}.{module.name}")
 
     def __getitem__(self, name: str) -> T:

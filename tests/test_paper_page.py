@@ -15,7 +15,7 @@ from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.merging.prediction import head_logits
 from neulig_ray.pipeline.plan import make_plan
 from neulig_ray.tasks import TASKS
-from neulig_ray.tasks._protocols import paper_rows
+from neulig_ray.tasks.reading.protocols import paper_rows
 
 pytestmark = pytest.mark.usefixtures("in_repository")
 

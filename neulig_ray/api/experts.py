@@ -18,7 +18,7 @@ from neulig_ray.models.archs import Arch
 from neulig_ray.models.clip import build_tower, embed
 from neulig_ray.models.tower_files import read_tower, stored_arch
 from neulig_ray.pipeline.options import RunOptions
-from neulig_ray.storage.inventory import Stored, inventory
+from neulig_ray.storage.inventory import StoredArtifact, inventory
 from neulig_ray.storage.manifest import MANIFEST, read_manifest
 from neulig_ray.storage.storage import Storage
 from neulig_ray.weights.state_dicts import Checkpoint, open_checkpoint
@@ -157,7 +157,7 @@ def _stored(
     storage: Storage, arch: str | None, origin: str | None, tasks: set[str] | None
 ) -> dict[str, Expert]:
     """The finished experts of a storage, found by what their manifests say."""
-    found: list[tuple[str, str, Stored]] = []
+    found: list[tuple[str, str, StoredArtifact]] = []
     for item in inventory(storage):
         if item.kind == "expert" and item.whole:
             manifest = read_manifest(storage.read(f"{item.path}/{MANIFEST}"), item.path)
@@ -182,7 +182,7 @@ def _by_label(found: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:
     for label in labels:
         if labels.count(label) > 1:
             names = [
-                f"expert:{item.name}" if isinstance(item, Stored) else str(item.path)
+                f"expert:{item.name}" if isinstance(item, StoredArtifact) else str(item.path)
                 for other, item in found
                 if other == label
             ]

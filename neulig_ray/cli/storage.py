@@ -11,7 +11,7 @@ from rich.table import Table
 from neulig_ray.cli.units import size
 from neulig_ray.errors import InputError
 from neulig_ray.storage import scratch
-from neulig_ray.storage.inventory import Stored, Survey, damaged, foreign, imports, referred, survey
+from neulig_ray.storage.inventory import StoredArtifact, Survey, damaged, foreign, imports, referred, survey
 from neulig_ray.storage.storage import Storage
 
 
@@ -37,8 +37,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
     return status
 
 
-def _ls(stored: Sequence[Stored]) -> int:
-    by_kind: dict[str, list[Stored]] = defaultdict(list)
+def _ls(stored: Sequence[StoredArtifact]) -> int:
+    by_kind: dict[str, list[StoredArtifact]] = defaultdict(list)
     for item in stored:
         by_kind[item.kind].append(item)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -61,7 +61,7 @@ def _verify(storage: Storage, found: Survey) -> int:
     return 1 if bad else 0
 
 
-def _barred(storage: Storage, found: Survey, useless: Sequence[Stored]) -> Iterator[tuple[str, str]]:
+def _barred(storage: Storage, found: Survey, useless: Sequence[StoredArtifact]) -> Iterator[tuple[str, str]]:
     """Folders that hold what is not known to be ours -> why."""
     for item in useless:
         try:

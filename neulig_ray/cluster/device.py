@@ -15,6 +15,12 @@ def device() -> torch.device:
     return torch.device("cuda" if given and torch.cuda.is_available() else "cpu")
 
 
+def use_processor(threads: int) -> None:
+    """Set how torch computes in this process: on so many threads, with subnormal numbers as zeros."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+
+
 def free_bytes() -> float:
     """Bytes that are free on the job's GPU, and no more than its share: others that share it come later."""
     import ray

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
+from neulig_ray.cluster import ray_internals
 from neulig_ray.cluster.cost import Cost, Sizes
 from neulig_ray.cluster.progress import StageProgress
 from neulig_ray.cluster.run_context import Failures, RunContext
@@ -138,9 +139,9 @@ def ensure(
 
 def told(error: BaseException) -> str:
     """An error in one line, for the status of results: its kind, and the line that says why."""
-    error = getattr(error, "health_check_failure", error)  # Ray Train's wrapper of a worker's death
+    error = ray_internals.cause(error)
     lines = str(error).strip().splitlines() or [""]
-    reason = next((line for line in lines if "low on memory" in line), lines[-1])  # then comes a manual
+    reason = next((line for line in lines if ray_internals.LOW_MEMORY in line), lines[-1])
     return redacted(f"{type(error).__name__}: {reason.strip()}".removesuffix(": "))
 
 
@@ -204,7 +205,7 @@ def _run(jobs: list[Job], storage: Storage, resources: Resources, stage: StagePr
     left = deque(job for job in jobs if _keeps(job, resources))
     waiting: dict[Any, tuple[Job | None, Any]] = {}  # what Ray is at -> its job, and the worker that keeps on
     for worker in [keeper.remote() for _ in range(min(len(left), _KEEPERS * stage.slots))]:
-        waiting[worker.__ray_ready__.remote()] = (None, worker)
+        waiting[ray_internals.ready(worker)] = (None, worker)
     for job in [job for job in jobs if not _keeps(job, resources)]:
         place = _on_driver(alone, resources) if job.needs.on_driver else alone
         waiting[place.remote(job, storage, resources.threads)] = (job, None)
@@ -280,10 +281,9 @@ def _on_driver(execute: Any, resources: Resources) -> Any:
 
 def _execute(job: Job, storage: Storage, threads: int) -> str:
     """Run one job in a worker; the reason of a failure comes back as text, for the results' status."""
-    import torch
+    from neulig_ray.cluster.device import use_processor
 
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
+    use_processor(threads)
     try:
         job.run(storage)
     except Exception as error:

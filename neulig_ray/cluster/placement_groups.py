@@ -1,5 +1,7 @@
 """What dead actors had reserved, given back: else whoever asks for it waits without end."""
 
+from neulig_ray.cluster import ray_internals
+
 
 def release_orphans() -> None:
     """Remove the placement groups of this driver's actors that died.
@@ -9,14 +11,11 @@ def release_orphans() -> None:
     be killed with its controller.
     """
     import ray
-    from ray._private.state import state  # ray.util.placement_group_table does not tell who made them
-    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
     from ray.util.placement_group import PlacementGroup
 
     driver, no_actor = ray.get_runtime_context().get_job_id(), ray.ActorID.nil().binary()
-    for row in state._connect_and_get_accessor().get_placement_group_table():
-        group = PlacementGroupTableData.FromString(row)
+    for group in ray_internals.placement_groups():
         by_dead_actor = group.creator_actor_dead and group.creator_actor_id not in (b"", no_actor)
-        removed = group.state == PlacementGroupTableData.REMOVED
+        removed = ray_internals.is_removed(group)
         if by_dead_actor and group.creator_job_id.hex() == driver and not removed:
             ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))

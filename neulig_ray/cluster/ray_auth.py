@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from neulig_ray.cluster import ray_internals
 from neulig_ray.errors import InputError
 
 _MODE: Final = "RAY_AUTH_MODE"
@@ -57,9 +58,7 @@ def environment(settings: Mapping[str, str | None]) -> Iterator[None]:
 
 def asks_for_token() -> bool:
     """Whether this process talks to Ray with a token; a session that answers it otherwise is open to all."""
-    from ray._private.authentication.authentication_utils import is_token_auth_enabled
-
-    return bool(is_token_auth_enabled())
+    return ray_internals.authenticates()
 
 
 def check_token_here(named: str) -> None:
@@ -118,8 +117,6 @@ def _read_again() -> None:
     Threads of a session that has just ended may still ask for its token, and Ray aborts the process where its
     mode wants one and there is none: that one then stays in Ray's memory, and opens nothing.
     """
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # stubs lack them
-
-    Config.initialize("")
+    ray_internals.read_auth_mode()
     if _token_here() or not asks_for_token():
-        AuthenticationTokenLoader.instance().reset_cache()
+        ray_internals.forget_token()

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from neulig_ray.cluster import ray_auth, ray_start
+from neulig_ray.cluster import ray_auth, ray_internals, ray_start
 from neulig_ray.cluster.ray_address import AUTO, Address, given
 from neulig_ray.errors import InputError
 from neulig_ray.plugins import Plugin, load_plugins
@@ -17,10 +17,8 @@ from neulig_ray.plugins import Plugin, load_plugins
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # report() waits for one poll; the default is 2 s an epoch
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials are artifacts; no csv, json and tensorboard files
-    "RAY_AIR_NEW_OUTPUT": "0",
+    **ray_internals.ENVIRONMENT,
 }
 _ASKED_FOR = 16  # groups at once where the cluster grows on demand; cluster.max_groups lowers it
 
@@ -192,14 +190,13 @@ def _of_the_caller() -> bool:
 def _join(address: Address, options: dict[str, Any]) -> str:
     """ray.init at an address, which is returned without `auto`; refused after a bounded wait."""
     import ray
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # stubs lack it
 
     where = _found_here(address) if address.value == AUTO else address.value
     ray_auth.check_token_here(address.named)
 
     def connect() -> None:
         if "://" not in where:
-            GcsClient(address=where)  # at once refused without the token; ray.init tries for 20 s
+            ray_internals.knock(where)
         ray.init(address=where, **options)
 
     failure = _within(60, connect)
@@ -213,13 +210,9 @@ def _join(address: Address, options: dict[str, Any]) -> str:
 
 def _found_here(address: Address) -> str:
     """The cluster of this machine that `auto` means to Ray."""
-    from ray._private import services
-    from ray._private.authentication import authentication_token_setup
-
-    # As ray.init does for `auto`: a token in the home folder is used.
-    authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    ray_internals.use_token_of_home()
     try:
-        return str(services.canonicalize_bootstrap_address(AUTO))
+        return ray_internals.address_here(AUTO)
     except (ConnectionError, ValueError) as error:
         raise address.unusable(f"no Ray runs on this machine ({error})") from error
 

@@ -23,19 +23,6 @@ class Images(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class PixelImages:
-    """Images that are pixels already: float32 (N, 3, S, S), or whatever the model takes."""
-
-    all: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.all)
-
-    def pixels(self, rows: torch.Tensor) -> torch.Tensor:
-        return self.all[rows]
-
-
 def batches(
     images: Images, batch_size: int, *, count: int | None = None, seed: int = 0
 ) -> Iterator[torch.Tensor]:

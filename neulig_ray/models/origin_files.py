@@ -59,10 +59,5 @@ def load_origin(source: Path | str | bytes, arch: Arch, *, label: str = "") -> A
     return clip
 
 
-def origin_metadata(source: Path | str | bytes) -> dict[str, Any]:
-    """What an origin's header says; raises InputError as `load_origin`."""
-    return unpack(source)[1]
-
-
 def _sha256(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().numpy().astype("<f4").tobytes()).hexdigest()

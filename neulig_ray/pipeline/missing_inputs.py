@@ -19,15 +19,15 @@ from neulig_ray.stages.origins import OriginDownload, clip_bytes
 from neulig_ray.stages.tasks import TaskJob
 from neulig_ray.storage.storage import Storage
 from neulig_ray.tasks import find_task
-from neulig_ray.tasks._files import pictures
-from neulig_ray.tasks._hub import HubReader
+from neulig_ray.tasks.reading.files import pictures
+from neulig_ray.tasks.reading.hub import HubReader
 from neulig_ray.weights.folders import WEIGHTS
 
 _PACKAGES: Final = {"pcam": ("h5py", "h5py")}  # task -> the module that reads it, and what to install
 
 
 @dataclass(frozen=True)
-class Absent:
+class MissingInput:
     """Something that is not here. `bytes` to download, None where nothing says how many.
 
     `by_hand`: the run cannot have it by itself.
@@ -39,9 +39,9 @@ class Absent:
     by_hand: bool = False
 
 
-def absent(plan: Plan, storage: Storage) -> list[Absent]:
+def absent(plan: Plan, storage: Storage) -> list[MissingInput]:
     """What the plan's missing artifacts are made from and is not on this machine."""
-    found: list[Absent] = []
+    found: list[MissingInput] = []
     for job in plan.all_tasks:
         if job.from_files and not storage.exists(job.artifact):
             found += _of_task(job)
@@ -53,12 +53,12 @@ def absent(plan: Plan, storage: Storage) -> list[Absent]:
             and not _cached(download)
         ):
             remedy = f"downloaded ({download.source.place}), or placed: --origins {origin.name}=/path/to/file"
-            found.append(Absent(f"origin {origin.label}", remedy, clip_bytes(origin.arch)))
+            found.append(MissingInput(f"origin {origin.label}", remedy, clip_bytes(origin.arch)))
     for expert in plan.imported:
         if expert.path is None and not storage.exists(expert.artifact):
             flags = f"--arch {expert.arch} --task {expert.task} --origin {expert.origin}"
             remedy = f"neulig import SOURCE {flags} --storage {storage.shown}"
-            found.append(Absent(f"expert {expert.artifact.label}", remedy, by_hand=True))
+            found.append(MissingInput(f"expert {expert.artifact.label}", remedy, by_hand=True))
     return found
 
 
@@ -74,7 +74,7 @@ def at_hand(plan: Plan) -> Iterator[str]:
                 yield f"data of {task.name}: {note}"
 
 
-def _of_task(job: TaskJob) -> Iterator[Absent]:
+def _of_task(job: TaskJob) -> Iterator[MissingInput]:
     task = find_task(job.entry)
     assert task.files is not None
     if task.files.at_hand:
@@ -83,7 +83,9 @@ def _of_task(job: TaskJob) -> Iterator[Absent]:
     what = f"data of {task.name}"
     if isinstance(reader, HubReader):
         if importlib.util.find_spec("datasets") is None:
-            yield Absent(f"package datasets, for {task.name}", "pip install 'neulig-ray[hf]'", by_hand=True)
+            yield MissingInput(
+                f"package datasets, for {task.name}", "pip install 'neulig-ray[hf]'", by_hand=True
+            )
         cache, kept = root / "huggingface", reader.dataset.replace("/", "--")
         places = [
             root / task.name,
@@ -95,7 +97,7 @@ def _of_task(job: TaskJob) -> Iterator[Absent]:
         try:  # a plugin's own reader: it alone knows
             reader(root, False)
         except InputError as error:
-            yield Absent(what, str(error))
+            yield MissingInput(what, str(error))
         return
     else:
         places = [root / first[0]]
@@ -103,11 +105,11 @@ def _of_task(job: TaskJob) -> Iterator[Absent]:
         remedy = f"{'downloaded by torchvision, or' if downloads else 'to be'} placed: {place} below {root}"
     if task.name in _PACKAGES and importlib.util.find_spec(_PACKAGES[task.name][0]) is None:
         module, package = _PACKAGES[task.name]
-        yield Absent(f"package {module}, for {task.name}", f"pip install {package}", by_hand=True)
+        yield MissingInput(f"package {module}, for {task.name}", f"pip install {package}", by_hand=True)
     if not any(path.exists() for path in places):
         megabytes = task.files.download_mb
         size = None if megabytes is None else megabytes * 1_000_000
-        yield Absent(what, remedy, size, by_hand=not getattr(reader, "downloads", True))
+        yield MissingInput(what, remedy, size, by_hand=not getattr(reader, "downloads", True))
 
 
 def _cached(download: OriginDownload) -> bool:

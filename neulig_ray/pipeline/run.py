@@ -32,7 +32,7 @@ from neulig_ray.stages.checkpoint_families import check_families, family_of
 from neulig_ray.stages.imported_experts import with_stored
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
-from neulig_ray.tracking.mlflow import Recorded, Tracker
+from neulig_ray.tracking.mlflow import RecordCounts, Tracker
 from neulig_ray.tracking.store import local_uri
 
 Announce = Callable[[Pipeline, Sequence[StageCount]], None]
@@ -148,7 +148,7 @@ class Session:
                 f"{redacted(uri)}"
             )
 
-    def _patiently(self, record: Callable[[], Recorded]) -> Recorded | None:
+    def _patiently(self, record: Callable[[], RecordCounts]) -> RecordCounts | None:
         for wait in (*_MLFLOW_AGAIN, None):
             try:
                 return record()

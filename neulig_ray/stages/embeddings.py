@@ -19,7 +19,7 @@ from neulig_ray.stages.origins import load_clip
 from neulig_ray.stages.tasks import array_bytes, load_split, read_array
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
-from neulig_ray.tasks._base import SPLITS
+from neulig_ray.tasks import SPLITS
 
 VERSION = 1
 

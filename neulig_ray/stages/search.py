@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from neulig_ray.cluster.cost import Cost, Sizes
+from neulig_ray.cluster.device import use_processor
 from neulig_ray.cluster.jobs import JobOutput, Resources, ensure, runnable, threads, told
 from neulig_ray.cluster.progress import StageProgress
 from neulig_ray.cluster.run_context import Failures, RunContext
@@ -264,8 +265,7 @@ def _trial(
     import ray
     from ray import tune
 
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
+    use_processor(threads)
     trial = trials[config["trial"]]
     if not storage.exists(trial.artifact):
         data = ray.get(shared[trial.arch])

@@ -21,11 +21,10 @@ from neulig_ray.errors import InputError, StageError
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.sharded_images import SHARD_BYTES, StoredImages
 from neulig_ray.storage.storage import Storage
-from neulig_ray.tasks import TASKS, Split, Task, find_task
-from neulig_ray.tasks._base import Protocol
-from neulig_ray.tasks._encode import DECODING, Crops, Damaged, encode
-from neulig_ray.tasks._files import fetch, pictures, stored_size
-from neulig_ray.tasks._protocols import split_sizes
+from neulig_ray.tasks import TASKS, Protocol, Split, Task, find_task
+from neulig_ray.tasks.reading.encode import DECODING, Crops, DecodeErrors, encode
+from neulig_ray.tasks.reading.files import fetch, pictures, stored_size
+from neulig_ray.tasks.reading.protocols import split_sizes
 
 VERSION = 2  # 2: images in shards
 MOST_THREADS = 8
@@ -182,7 +181,7 @@ def _files(
     parts = pictures(task, seed, protocol, root)
     info["notes"] += dict.fromkeys(note for part in parts.values() for note in part.notes)
     for split, part in parts.items():
-        damaged = Damaged(f"task {task.name!r}, split {split!r}", len(part))
+        damaged = DecodeErrors(f"task {task.name!r}, split {split!r}", len(part))
         names: list[str] = []
         labels: list[np.ndarray] = []
         seen[split] = set()

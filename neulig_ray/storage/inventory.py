@@ -17,7 +17,7 @@ _PASSING: Final = re.compile(
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredArtifact:
     """A folder artifacts/KIND/NAME; `whole` when its manifest is there. `files`: path in it -> bytes."""
 
     kind: str
@@ -44,7 +44,7 @@ class Stored:
 class Survey(NamedTuple):
     """Paths -> what they are: `strays` are not of this package, `unread` folders may hold anything."""
 
-    stored: list[Stored]
+    stored: list[StoredArtifact]
     strays: dict[str, str]
     unread: dict[str, str]
 
@@ -66,16 +66,16 @@ def survey(storage: Storage) -> Survey:
         known = name in FOLDERS or usable_name(name) if folder else is_ours(name)
         if not known and not _PASSING.fullmatch(name):
             strays[name] = "no folder of an experiment" if folder else "no file of a storage"
-    stored = [Stored(*key, files) for key, files in sorted(found.items())]
+    stored = [StoredArtifact(*key, files) for key, files in sorted(found.items())]
     return Survey(stored, dict(sorted(strays.items())), dict(sorted(listing.unread.items())))
 
 
-def inventory(storage: Storage) -> list[Stored]:
+def inventory(storage: Storage) -> list[StoredArtifact]:
     """The artifacts' folders of `survey`."""
     return survey(storage).stored
 
 
-def damaged(storage: Storage, item: Stored) -> Iterator[str]:
+def damaged(storage: Storage, item: StoredArtifact) -> Iterator[str]:
     """A line for each file of a whole artifact that is missing or not what its manifest says."""
     try:
         manifest = storage.manifest_at(item.path)
@@ -96,7 +96,7 @@ def damaged(storage: Storage, item: Stored) -> Iterator[str]:
             yield f"{path}: {error}"
 
 
-def foreign(storage: Storage, item: Stored, found: Survey) -> list[str]:
+def foreign(storage: Storage, item: StoredArtifact, found: Survey) -> list[str]:
     """What is not ours in an artifact's folder: strays, folders that cannot be read, and, where it is whole,
     files that are not of its manifest. Raises InputError for a bad manifest."""
     start = f"{item.path}/"
@@ -109,7 +109,7 @@ def foreign(storage: Storage, item: Stored, found: Survey) -> list[str]:
     return sorted(others)
 
 
-def imports(storage: Storage, stored: Iterable[Stored]) -> set[str]:
+def imports(storage: Storage, stored: Iterable[StoredArtifact]) -> set[str]:
     """The fingerprints of imported experts: somebody put them there, for results that may still come."""
     return {
         item.fingerprint

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from neulig_ray.errors import InputError, unknown
-from neulig_ray.storage.inventory import Stored, inventory
+from neulig_ray.storage.inventory import StoredArtifact, inventory
 from neulig_ray.storage.layout import Top
 from neulig_ray.storage.storage import Storage
 
@@ -19,7 +19,7 @@ def looks_stored(name: str) -> bool:
     return named or name.startswith(f"{Top.ARTIFACTS}/") or _FINGERPRINT.fullmatch(name) is not None
 
 
-def find(storage: Storage, name: str) -> Stored:
+def find(storage: Storage, name: str) -> StoredArtifact:
     """The artifact that is meant: `expert:tiny-vit.digits@seed-0`, its path, or the start of its fingerprint.
 
     Raises InputError, with the near misses, for none, for several, and for an unfinished one.
@@ -38,7 +38,7 @@ def find(storage: Storage, name: str) -> Stored:
     return whole[0]
 
 
-def _is_meant(item: Stored, name: str) -> bool:
+def _is_meant(item: StoredArtifact, name: str) -> bool:
     kind, colon, label = name.partition(":")
     if colon:
         return item.kind == kind and label in (item.name, item.name.rpartition("-")[0])
@@ -47,7 +47,7 @@ def _is_meant(item: Stored, name: str) -> bool:
     return item.fingerprint.startswith(name)
 
 
-def tensors_of(storage: Storage, item: Stored) -> tuple[str, str]:
+def tensors_of(storage: Storage, item: StoredArtifact) -> tuple[str, str]:
     """Path, within the storage, and sha256 of an artifact's only file of tensors; raises InputError."""
     return tensors_in(storage.manifest_at(item.path), item.path)
 

@@ -10,7 +10,7 @@ import numpy as np
 from neulig_ray.errors import InputError
 from neulig_ray.registry import Registry
 from neulig_ray.tasks._names import Names, check_list
-from neulig_ray.tasks._pictures import Pictures
+from neulig_ray.tasks.reading.pictures import Pictures
 
 SPLITS = ("train", "val", "test")
 Protocol = Literal["standard", "paper"]

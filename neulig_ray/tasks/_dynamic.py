@@ -16,11 +16,11 @@ from urllib.parse import parse_qs
 from neulig_ray import paths
 from neulig_ray.errors import InputError, unknown
 from neulig_ray.tasks._base import TASKS, Files, Task
-from neulig_ray.tasks._files import file_task
-from neulig_ray.tasks._folders import FolderReader
-from neulig_ray.tasks._hub import HubReader
 from neulig_ray.tasks._names import Names
-from neulig_ray.tasks._pictures import printable
+from neulig_ray.tasks.reading.files import file_task
+from neulig_ray.tasks.reading.folders import FolderReader
+from neulig_ray.tasks.reading.hub import HubReader
+from neulig_ray.tasks.reading.pictures import printable
 
 _ENTRY = re.compile(r"(?:(?P<name>[^=:/?]+)=)?(?P<kind>folder|hub):(?P<place>[^?]*)(?:\?(?P<query>.*))?")
 _TEMPLATES = ("a photo of a {}.",)

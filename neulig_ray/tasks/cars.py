@@ -1,6 +1,6 @@
 """Stanford Cars: 196 makes, models and years; from the hub, since the source of torchvision's is gone."""
 
-from neulig_ray.tasks._hub import hub_task
+from neulig_ray.tasks.reading.hub import hub_task
 
 cars = hub_task(
     "cars",

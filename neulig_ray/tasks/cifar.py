@@ -1,6 +1,6 @@
 """CIFAR-10 and CIFAR-100: 32x32 photographs of things."""
 
-from neulig_ray.tasks._torchvision import TRAIN_FLAG, torchvision_task
+from neulig_ray.tasks.reading.torchvision import TRAIN_FLAG, torchvision_task
 
 _KINDS = ("", "blurry ", "black and white ", "low contrast ", "high contrast ", "bad ", "good ")
 _TEMPLATES = tuple(

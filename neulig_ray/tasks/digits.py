@@ -4,27 +4,28 @@ import numpy as np
 import numpy.typing as npt
 
 from neulig_ray.seeds import stable_generator
-from neulig_ray.tasks import _drawing, _font_digits, _splits
 from neulig_ray.tasks._base import Split, task
+from neulig_ray.tasks.drawing import font_digits, raster
+from neulig_ray.tasks.reading import splits
 
 _COUNTS = {"train": 900, "val": 297, "test": 600}
 
 
-def _enlarged(rng: np.random.Generator, small: _drawing.Floats) -> npt.NDArray[np.uint8]:
+def _enlarged(rng: np.random.Generator, small: raster.Floats) -> npt.NDArray[np.uint8]:
     count = len(small)
-    frame = _drawing.scatter(rng, count, shift=3, scale=(10, 13), tilt=0)
-    mask = _drawing.sample(small, np.arange(count), frame, texels=4)
-    canvas = _drawing.dark(rng, count, high=60)
-    _drawing.paint(canvas, mask, _drawing.light(rng, count, saturation=0.8))
-    return _drawing.develop(rng, canvas, noise=12)
+    frame = raster.scatter(rng, count, shift=3, scale=(10, 13), tilt=0)
+    mask = raster.sample(small, np.arange(count), frame, texels=4)
+    canvas = raster.dark(rng, count, high=60)
+    raster.paint(canvas, mask, raster.light(rng, count, saturation=0.8))
+    return raster.develop(rng, canvas, noise=12)
 
 
 @task(
     "digits",
-    class_names=_font_digits.CLASS_NAMES,
-    templates=_font_digits.TEMPLATES,
+    class_names=font_digits.CLASS_NAMES,
+    templates=font_digits.TEMPLATES,
     source="scikit-learn's load_digits (UCI optical recognition, test part): 1797 real images of 8x8",
-    pretraining=lambda seed, count: _font_digits.stream("digits", seed, count, saturation=0.7),
+    pretraining=lambda seed, count: font_digits.stream("digits", seed, count, saturation=0.7),
 )
 def digits(seed: int) -> dict[str, Split]:
     from sklearn.datasets import load_digits
@@ -34,5 +35,5 @@ def digits(seed: int) -> dict[str, Split]:
     labels = labels.astype(np.int64)
     return {
         name: Split(_enlarged(stable_generator("digits", name, seed), small[which]), labels[which])
-        for name, which in _splits.stratified("digits", seed, labels, _COUNTS).items()
+        for name, which in splits.stratified("digits", seed, labels, _COUNTS).items()
     }

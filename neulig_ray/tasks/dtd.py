@@ -5,7 +5,7 @@ accuracy 79 %, most likely because val images lay in the training folder. Images
 therefore looked for when the task is prepared, and more than 1 % of them is refused.
 """
 
-from neulig_ray.tasks._torchvision import TRAIN_VAL_TEST, torchvision_task
+from neulig_ray.tasks.reading.torchvision import TRAIN_VAL_TEST, torchvision_task
 
 _THINGS = ("texture", "pattern", "thing", "object")
 

@@ -3,7 +3,7 @@
 torchvision has the 27000 images, but no splits; those of the published tables are in the hub's copy.
 """
 
-from neulig_ray.tasks._hub import hub_task
+from neulig_ray.tasks.reading.hub import hub_task
 
 eurosat = hub_task(
     "eurosat",

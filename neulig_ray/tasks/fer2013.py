@@ -3,7 +3,7 @@
 Test is the public and the private test part together, 7178 images.
 """
 
-from neulig_ray.tasks._torchvision import TRAIN_TEST, torchvision_task
+from neulig_ray.tasks.reading.torchvision import TRAIN_TEST, torchvision_task
 
 fer2013 = torchvision_task(
     "fer2013",

@@ -1,6 +1,6 @@
 """Oxford 102 flowers: only ten training and ten val images a class, and 6149 test images."""
 
-from neulig_ray.tasks._torchvision import TRAIN_VAL_TEST, torchvision_task
+from neulig_ray.tasks.reading.torchvision import TRAIN_VAL_TEST, torchvision_task
 
 flowers102 = torchvision_task(
     "flowers102",

@@ -1,6 +1,6 @@
 """Food-101: 101 dishes; the training labels are noisy on purpose."""
 
-from neulig_ray.tasks._torchvision import TRAIN_TEST, torchvision_task
+from neulig_ray.tasks.reading.torchvision import TRAIN_TEST, torchvision_task
 
 food101 = torchvision_task(
     "food101",

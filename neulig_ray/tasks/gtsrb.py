@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neulig_ray.tasks._names import Names, read_names
-from neulig_ray.tasks._torchvision import TRAIN_TEST, torchvision_task
+from neulig_ray.tasks.reading.torchvision import TRAIN_TEST, torchvision_task
 
 
 def _folders(dataset: Any) -> list[str] | None:

@@ -8,7 +8,7 @@ other are not comparable.
 from typing import TYPE_CHECKING
 
 from neulig_ray.tasks._names import Names
-from neulig_ray.tasks._torchvision import TRAIN_FLAG, torchvision_task
+from neulig_ray.tasks.reading.torchvision import TRAIN_FLAG, torchvision_task
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -1,6 +1,6 @@
 """Oxford-IIIT Pet: 37 breeds of cats and dogs."""
 
-from neulig_ray.tasks._torchvision import torchvision_task
+from neulig_ray.tasks.reading.torchvision import torchvision_task
 
 oxford_iiit_pet = torchvision_task(
     "oxford-iiit-pet",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from neulig_ray.tasks._torchvision import TRAIN_VAL_TEST, torchvision_task
+from neulig_ray.tasks.reading.torchvision import TRAIN_VAL_TEST, torchvision_task
 
 
 def _labels(dataset: Any) -> Any:

@@ -1,6 +1,6 @@
 """Rendered SST2: is a sentence of a film review, drawn as 448x448 pixels, negative or positive?"""
 
-from neulig_ray.tasks._torchvision import TRAIN_VAL_TEST, torchvision_task
+from neulig_ray.tasks.reading.torchvision import TRAIN_VAL_TEST, torchvision_task
 
 rendered_sst2 = torchvision_task(
     "rendered-sst2",

@@ -3,7 +3,7 @@
 torchvision has none; the hub's copy has the split of the published tables.
 """
 
-from neulig_ray.tasks._hub import hub_task
+from neulig_ray.tasks.reading.hub import hub_task
 
 resisc45 = hub_task(
     "resisc45",

@@ -4,20 +4,21 @@ import numpy as np
 import numpy.typing as npt
 
 from neulig_ray.seeds import stable_generator
-from neulig_ray.tasks import _captions, _drawing, _outlines, _splits
 from neulig_ray.tasks._base import Split, task
+from neulig_ray.tasks.drawing import captions, outlines, raster
+from neulig_ray.tasks.reading import splits
 
-_FIGURES: dict[str, _outlines.Outline] = {
-    "circle": _outlines.disc,
-    "ring": _outlines.ring,
-    "square": _outlines.square,
-    "triangle": _outlines.polygon(3),
-    "diamond": _outlines.polygon(4),
-    "pentagon": _outlines.polygon(5),
-    "star": _outlines.star,
-    "cross": _outlines.plus,
-    "crescent": _outlines.crescent,
-    "heart": _outlines.heart,
+_FIGURES: dict[str, outlines.Outline] = {
+    "circle": outlines.disc,
+    "ring": outlines.ring,
+    "square": outlines.square,
+    "triangle": outlines.polygon(3),
+    "diamond": outlines.polygon(4),
+    "pentagon": outlines.polygon(5),
+    "star": outlines.star,
+    "cross": outlines.plus,
+    "crescent": outlines.crescent,
+    "heart": outlines.heart,
 }
 _CLASS_NAMES = tuple(_FIGURES)
 _OUTLINES = tuple(_FIGURES.values())
@@ -27,31 +28,31 @@ _TEMPLATES = ("a picture of a {}.", "a photo of a {} shape.", "a drawing of a {}
 _PHRASINGS = (*_TEMPLATES, "a coloured {}", "a simple {} icon", "one {}", "geometry: the {}")
 
 
-def _draw(rng: np.random.Generator, labels: _drawing.Labels) -> npt.NDArray[np.uint8]:
+def _draw(rng: np.random.Generator, labels: raster.Labels) -> npt.NDArray[np.uint8]:
     count = len(labels)
-    frame = _drawing.scatter(rng, count, shift=6, scale=(5.5, 10), tilt=14, shear=0.15)
-    distance = _outlines.choose(frame, labels, _OUTLINES)
+    frame = raster.scatter(rng, count, shift=6, scale=(5.5, 10), tilt=14, shear=0.15)
+    distance = outlines.choose(frame, labels, _OUTLINES)
     # A hollow circle would be a ring, so both stay as they are.
     hollow = (rng.random(count) < 0.35) & (labels > 1)
     hole = frame.coverage(distance + 2.2 / frame.scale) * hollow[:, None, None]
-    canvas = _drawing.dark(rng, count, high=60, gradient=50)
-    _drawing.scratch(rng, canvas, chance=0.7, strength=(0.3, 0.8))
+    canvas = raster.dark(rng, count, high=60, gradient=50)
+    raster.scratch(rng, canvas, chance=0.7, strength=(0.3, 0.8))
     mask = frame.coverage(distance) - hole
-    _drawing.paint(canvas, mask, _drawing.light(rng, count, saturation=0.8, low=140))
-    _drawing.scratch(rng, canvas, chance=0.7, strength=(0.3, 0.8))
-    _drawing.scratch(rng, canvas, chance=0.4, strength=(0.3, 0.8))
-    return _drawing.develop(rng, _drawing.blur(rng, canvas, 0.8), noise=32)
+    raster.paint(canvas, mask, raster.light(rng, count, saturation=0.8, low=140))
+    raster.scratch(rng, canvas, chance=0.7, strength=(0.3, 0.8))
+    raster.scratch(rng, canvas, chance=0.4, strength=(0.3, 0.8))
+    return raster.develop(rng, raster.blur(rng, canvas, 0.8), noise=32)
 
 
 def _stream(seed: int, count: int) -> tuple[npt.NDArray[np.uint8], list[str]]:
     rng = stable_generator("shapes", "pretraining", seed)
-    labels = _splits.balanced(rng, count, len(_CLASS_NAMES))
-    frame = _drawing.scatter(rng, count, shift=2, scale=(8, 12), tilt=5)
-    canvas = _drawing.dark(rng, count, high=40)
-    mask = frame.coverage(_outlines.choose(frame, labels, _OUTLINES))
-    _drawing.paint(canvas, mask, _drawing.light(rng, count, saturation=0.7))
-    images = _drawing.develop(rng, canvas, noise=6)
-    return images, _captions.write(rng, labels, _CONCEPTS, _PHRASINGS)
+    labels = splits.balanced(rng, count, len(_CLASS_NAMES))
+    frame = raster.scatter(rng, count, shift=2, scale=(8, 12), tilt=5)
+    canvas = raster.dark(rng, count, high=40)
+    mask = frame.coverage(outlines.choose(frame, labels, _OUTLINES))
+    raster.paint(canvas, mask, raster.light(rng, count, saturation=0.7))
+    images = raster.develop(rng, canvas, noise=6)
+    return images, captions.write(rng, labels, _CONCEPTS, _PHRASINGS)
 
 
 @task(
@@ -62,4 +63,4 @@ def _stream(seed: int, count: int) -> tuple[npt.NDArray[np.uint8], list[str]]:
     pretraining=_stream,
 )
 def shapes(seed: int) -> dict[str, Split]:
-    return _splits.rendered("shapes", seed, len(_CLASS_NAMES), _draw)
+    return splits.rendered("shapes", seed, len(_CLASS_NAMES), _draw)

@@ -6,10 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from neulig_ray.seeds import stable_generator
-from neulig_ray.tasks import _captions, _drawing, _splits
 from neulig_ray.tasks._base import Split, task
-from neulig_ray.tasks._drawing import Floats
-from neulig_ray.tasks._outlines import Outline, arrow, bar, disc, plus, polygon, ring, square
+from neulig_ray.tasks.drawing import captions, raster
+from neulig_ray.tasks.drawing.outlines import Outline, arrow, bar, disc, plus, polygon, ring, square
+from neulig_ray.tasks.drawing.raster import Floats
+from neulig_ray.tasks.reading import splits
 
 _COLOURS = {
     "red": (225, 40, 45),
@@ -123,51 +124,51 @@ _PHRASINGS = (*_TEMPLATES, "the {} sign at a road", "traffic sign {}", "a street
 
 def _rgb(rng: np.random.Generator, name: str, count: int, spread: float) -> Floats:
     """The named colour (N, 3), each channel off by up to `spread`."""
-    return np.asarray(_COLOURS[name], np.float32) + _drawing.uniform(rng, -spread, spread, count, 3)
+    return np.asarray(_COLOURS[name], np.float32) + raster.uniform(rng, -spread, spread, count, 3)
 
 
 def _mount(
     rng: np.random.Generator,
     canvas: Floats,
-    labels: _drawing.Labels,
-    frame: _drawing.Frame,
+    labels: raster.Labels,
+    frame: raster.Frame,
     *,
     spread: float,
     gloom: float,
 ) -> None:
     """Paint the signs; a sign's colours are dimmed by up to `gloom` of themselves."""
-    daylight = 1 - _drawing.uniform(rng, 0, gloom, len(labels), 1)
+    daylight = 1 - raster.uniform(rng, 0, gloom, len(labels), 1)
     for label, sign in enumerate(_SIGNS):
         which = labels == label
         here, count, shine = frame.take(which), int(which.sum()), daylight[which]
         plate = sign.plate(here.u, here.v)
         part = canvas[which]
-        _drawing.paint(part, here.coverage(plate), _rgb(rng, sign.rim, count, spread) * shine)
-        _drawing.paint(part, here.coverage(plate + 0.14), _rgb(rng, sign.fill, count, spread) * shine)
+        raster.paint(part, here.coverage(plate), _rgb(rng, sign.rim, count, spread) * shine)
+        raster.paint(part, here.coverage(plate + 0.14), _rgb(rng, sign.fill, count, spread) * shine)
         if sign.glyph is not None:
             ink = _rgb(rng, sign.ink, count, spread) * shine
-            _drawing.paint(part, here.coverage(sign.glyph(here.u, here.v)), ink)
+            raster.paint(part, here.coverage(sign.glyph(here.u, here.v)), ink)
         canvas[which] = part
 
 
-def _draw(rng: np.random.Generator, labels: _drawing.Labels) -> npt.NDArray[np.uint8]:
+def _draw(rng: np.random.Generator, labels: raster.Labels) -> npt.NDArray[np.uint8]:
     count = len(labels)
-    canvas = _drawing.dark(rng, count, high=60, gradient=50)
-    _drawing.scratch(rng, canvas, chance=0.6, strength=(0.3, 0.7))
-    frame = _drawing.scatter(rng, count, shift=3, scale=(8.5, 13), tilt=13, shear=0.15)
+    canvas = raster.dark(rng, count, high=60, gradient=50)
+    raster.scratch(rng, canvas, chance=0.6, strength=(0.3, 0.7))
+    frame = raster.scatter(rng, count, shift=3, scale=(8.5, 13), tilt=13, shear=0.15)
     _mount(rng, canvas, labels, frame, spread=40, gloom=0.5)
-    _drawing.scratch(rng, canvas, chance=0.6, strength=(0.3, 0.8))
-    return _drawing.develop(rng, _drawing.blur(rng, canvas, 1.0), noise=28)
+    raster.scratch(rng, canvas, chance=0.6, strength=(0.3, 0.8))
+    return raster.develop(rng, raster.blur(rng, canvas, 1.0), noise=28)
 
 
 def _stream(seed: int, count: int) -> tuple[npt.NDArray[np.uint8], list[str]]:
     rng = stable_generator("signs", "pretraining", seed)
-    labels = _splits.balanced(rng, count, len(_SIGNS))
-    canvas = _drawing.dark(rng, count, high=40)
-    frame = _drawing.scatter(rng, count, shift=1.5, scale=(11, 14), tilt=3)
+    labels = splits.balanced(rng, count, len(_SIGNS))
+    canvas = raster.dark(rng, count, high=40)
+    frame = raster.scatter(rng, count, shift=1.5, scale=(11, 14), tilt=3)
     _mount(rng, canvas, labels, frame, spread=12, gloom=0.1)
-    images = _drawing.develop(rng, canvas, noise=6)
-    return images, _captions.write(rng, labels, _CONCEPTS, _PHRASINGS)
+    images = raster.develop(rng, canvas, noise=6)
+    return images, captions.write(rng, labels, _CONCEPTS, _PHRASINGS)
 
 
 @task(
@@ -178,4 +179,4 @@ def _stream(seed: int, count: int) -> tuple[npt.NDArray[np.uint8], list[str]]:
     pretraining=_stream,
 )
 def signs(seed: int) -> dict[str, Split]:
-    return _splits.rendered("signs", seed, len(_SIGNS), _draw)
+    return splits.rendered("signs", seed, len(_SIGNS), _draw)

@@ -1,6 +1,6 @@
 """STL-10: 96x96 photographs of ten things; its labelled images only."""
 
-from neulig_ray.tasks._torchvision import TRAIN_TEST, torchvision_task
+from neulig_ray.tasks.reading.torchvision import TRAIN_TEST, torchvision_task
 
 stl10 = torchvision_task(
     "stl10",

@@ -3,7 +3,7 @@
 torchvision has all 108754 images, but none of the partitions that published accuracies are of.
 """
 
-from neulig_ray.tasks._hub import hub_task
+from neulig_ray.tasks.reading.hub import hub_task
 
 sun397 = hub_task(
     "sun397",

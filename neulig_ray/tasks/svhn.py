@@ -1,6 +1,6 @@
 """House numbers (SVHN): the digit in the middle of a 32x32 photograph; without the split `extra`."""
 
-from neulig_ray.tasks._torchvision import TRAIN_TEST, torchvision_task
+from neulig_ray.tasks.reading.torchvision import TRAIN_TEST, torchvision_task
 
 svhn = torchvision_task(
     "svhn",

@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from neulig_ray.seeds import stable_generator
-from neulig_ray.tasks import _captions, _drawing, _splits
 from neulig_ray.tasks._base import Split, task
-from neulig_ray.tasks._drawing import Floats
+from neulig_ray.tasks.drawing import captions, raster
+from neulig_ray.tasks.drawing.raster import Floats
+from neulig_ray.tasks.reading import splits
 
 _SOFT = 0.06  # half the width of an edge, in periods
 
@@ -65,7 +66,7 @@ def _waves(g: _Ground) -> Floats:
 def _smooth(g: _Ground, cells: int) -> Floats:
     """Random values on a coarse board, cubically smoothed in between."""
     board = g.rng.random((len(g.u), cells + 1, cells + 1)).astype(np.float32)
-    at = np.linspace(0, cells - 1e-3, _drawing.SIZE)
+    at = np.linspace(0, cells - 1e-3, raster.SIZE)
     low = at.astype(np.int64)
     share = ((at - low) ** 2 * (3 - 2 * (at - low))).astype(np.float32)
     rows = board[:, low] * (1 - share)[:, None] + board[:, low + 1] * share[:, None]
@@ -119,10 +120,10 @@ _PHRASINGS = (*_TEMPLATES, "{} wallpaper", "seamless {}", "fabric with {}")
 
 
 def _tones(
-    rng: np.random.Generator, labels: _drawing.Labels, period: tuple[float, float], tilt: float, jitter: float
+    rng: np.random.Generator, labels: raster.Labels, period: tuple[float, float], tilt: float, jitter: float
 ) -> Floats:
     """How light every pixel is, 0..1. The centre, or phase, moves by up to `jitter` pixels."""
-    frame = _drawing.scatter(rng, len(labels), shift=jitter, scale=period, tilt=tilt)
+    frame = raster.scatter(rng, len(labels), shift=jitter, scale=period, tilt=tilt)
     tones = np.empty_like(frame.u)
     for label, pattern in enumerate(_PATTERNS.values()):
         which = labels == label
@@ -131,24 +132,24 @@ def _tones(
     return tones
 
 
-def _draw(rng: np.random.Generator, labels: _drawing.Labels) -> npt.NDArray[np.uint8]:
+def _draw(rng: np.random.Generator, labels: raster.Labels) -> npt.NDArray[np.uint8]:
     count = len(labels)
-    canvas = _drawing.dark(rng, count, high=70, gradient=60)
+    canvas = raster.dark(rng, count, high=70, gradient=60)
     tones = _tones(rng, labels, period=(4.0, 11.0), tilt=14, jitter=10)
-    opacity = _drawing.uniform(rng, 0.35, 1, count, 1, 1)
-    _drawing.paint(canvas, tones * opacity, _drawing.light(rng, count, saturation=0.8, low=150))
-    _drawing.scratch(rng, canvas, chance=0.5, strength=(0.3, 0.8))
-    return _drawing.develop(rng, _drawing.blur(rng, canvas, 1.0), noise=32)
+    opacity = raster.uniform(rng, 0.35, 1, count, 1, 1)
+    raster.paint(canvas, tones * opacity, raster.light(rng, count, saturation=0.8, low=150))
+    raster.scratch(rng, canvas, chance=0.5, strength=(0.3, 0.8))
+    return raster.develop(rng, raster.blur(rng, canvas, 1.0), noise=32)
 
 
 def _stream(seed: int, count: int) -> tuple[npt.NDArray[np.uint8], list[str]]:
     rng = stable_generator("textures", "pretraining", seed)
-    labels = _splits.balanced(rng, count, len(_CLASS_NAMES))
-    canvas = _drawing.dark(rng, count, high=40)
+    labels = splits.balanced(rng, count, len(_CLASS_NAMES))
+    canvas = raster.dark(rng, count, high=40)
     tones = _tones(rng, labels, period=(5.0, 8.0), tilt=4, jitter=4)
-    _drawing.paint(canvas, tones, _drawing.light(rng, count, saturation=0.6))
-    images = _drawing.develop(rng, canvas, noise=6)
-    return images, _captions.write(rng, labels, _CONCEPTS, _PHRASINGS)
+    raster.paint(canvas, tones, raster.light(rng, count, saturation=0.6))
+    images = raster.develop(rng, canvas, noise=6)
+    return images, captions.write(rng, labels, _CONCEPTS, _PHRASINGS)
 
 
 @task(
@@ -159,4 +160,4 @@ def _stream(seed: int, count: int) -> tuple[npt.NDArray[np.uint8], list[str]]:
     pretraining=_stream,
 )
 def textures(seed: int) -> dict[str, Split]:
-    return _splits.rendered("textures", seed, len(_CLASS_NAMES), _draw)
+    return splits.rendered("textures", seed, len(_CLASS_NAMES), _draw)

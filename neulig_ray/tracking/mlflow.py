@@ -14,7 +14,7 @@ import pandas as pd
 
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.redaction import redacted, without_secrets
-from neulig_ray.tracking import projection, store
+from neulig_ray.tracking import mlflow_internals, projection, store
 from neulig_ray.tracking.database import DatabaseLocked, database
 from neulig_ray.tracking.records import Cell, ExpertCurve, Trial
 from neulig_ray.tracking.runs import CONTENT, KEY, Run
@@ -23,11 +23,10 @@ from neulig_ray.tracking.standing import all_stand
 
 _PAGE: Final = 1000  # runs asked for at once
 _BATCH: Final = 1000  # metrics that MLflow takes at once
-_PARENT: Final = "mlflow.parentRunId"
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordCounts:
     """How many runs the experiment amounts to, and how many of them had to be written."""
 
     runs: int
@@ -77,7 +76,7 @@ class Tracker:
         experts: Sequence[ExpertCurve] = (),
         cells: Sequence[Cell] = (),
         artifacts: Mapping[str, bytes] | None = None,
-    ) -> Recorded:
+    ) -> RecordCounts:
         """Create and update what is missing or changed. `artifacts` are laid beside every cell's own.
 
         Raises StageError when the store fails on the way: the same command again records the rest.
@@ -86,7 +85,7 @@ class Tracker:
         wanted = projection.runs(self.experiment, results, trials, experts, cells, artifacts)
         path = database(self.uri)
         if path and all_stand(path, self.experiment, self.artifact_location, wanted):
-            return Recorded(len(wanted), 0)
+            return RecordCounts(len(wanted), 0)
         try:
             return self._bring_up_to_date(wanted)
         except (InputError, StageError):
@@ -102,7 +101,7 @@ class Tracker:
                 f"{store.first_line(error)}. Nothing is lost: the same command again records what is missing."
             ) from error
 
-    def _bring_up_to_date(self, wanted: Sequence[Run]) -> Recorded:
+    def _bring_up_to_date(self, wanted: Sequence[Run]) -> RecordCounts:
         client = store.client(self.uri)
         experiment_id = self._experiment_id(client)
         known = _known(client, experiment_id)
@@ -117,7 +116,7 @@ class Tracker:
                 for run in family:  # the parent last: a finished parent has all its children
                     _write(client, self.uri, experiment_id, run, known, parent_id)
             written += len(family)
-        return Recorded(len(wanted), written)
+        return RecordCounts(len(wanted), written)
 
     def _experiment_id(self, client: Any) -> str:
         found = client.get_experiment_by_name(self.experiment)
@@ -133,7 +132,7 @@ class Tracker:
         location, path = self.artifact_location, database(self.uri)
         if path and not location:
             location = store.artifacts_beside(path)
-        tags = {"mlflow.experimentKind": "custom_model_development"}  # else the page asks every reader
+        tags = {mlflow_internals.KIND: "custom_model_development"}  # else the page asks every reader
         try:
             return str(client.create_experiment(self.experiment, artifact_location=location, tags=tags))
         except Exception:  # of MLflow, perhaps because another driver has made it just now
@@ -172,7 +171,7 @@ def _ensure(client: Any, experiment_id: str, run: Run, known: dict[str, Any], pa
     """The id of the run, made if need be: its key goes in with the creation, so it is found ever after."""
     if run.key not in known:
         start = int((time.time() - run.seconds) * 1000)
-        tags = {**_tags(run), **({_PARENT: parent_id} if parent_id else {})}
+        tags = {**_tags(run), **({mlflow_internals.PARENT: parent_id} if parent_id else {})}
         made = client.create_run(experiment_id, start_time=start, tags=tags, run_name=run.name)
         known[run.key] = made
     return str(known[run.key].info.run_id)
@@ -204,11 +203,11 @@ def _write(
 
 def _tags(run: Run) -> dict[str, str]:
     tables = [{"path": name, "type": "table"} for name in run.tables]  # what log_table leaves for the page
-    own = {KEY: run.key, CONTENT: run.content, "mlflow.source.name": "neulig"}
+    own = {KEY: run.key, CONTENT: run.content, mlflow_internals.SOURCE: "neulig"}
     return {
         **without_secrets(run.tags),
         **own,
-        **({"mlflow.loggedArtifacts": json.dumps(tables)} if tables else {}),
+        **({mlflow_internals.TABLES: json.dumps(tables)} if tables else {}),
     }
 
 
@@ -225,12 +224,11 @@ def _write_files(client: Any, uri: str, run_id: str, run: Run) -> None:
         if not is_server(uri):
             client.log_artifacts(run_id, folder)
             return
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         # The client would ask the server again for the place, and take what it is told then.
         location = client.get_run(run_id).info.artifact_uri
         check_location(location, uri)
-        get_artifact_repository(location, tracking_uri=uri).log_artifacts(folder)
+        mlflow_internals.log_artifacts(folder, location, uri)
 
 
 def _check_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ from neulig_ray.errors import StageError
 from neulig_ray.results.schema import OK, SKIPPED, frame
 from neulig_ray.results.summary import Line, lines, origin_group, tables, variants
 from neulig_ray.results.variants import FIELDS
+from neulig_ray.tracking import mlflow_internals
 from neulig_ray.tracking.files import cell_files, combinations, note, summary
 from neulig_ray.tracking.records import Cell, ExpertCurve, Trial
 from neulig_ray.tracking.runs import FINGERPRINT, Metric, Run, finite, line_metrics, score_metrics
@@ -116,7 +117,7 @@ def _cell(
     alignment = "sup" if "sup" in alignments else min(alignments, default="")
     own_files = cell_files(table, rows) if table else {}
     ligands = {f"ligand/{name}": data for name, data in cell.ligand_files.items()}
-    text = {"mlflow.note.content": note(table)} if table else {}
+    text = {mlflow_internals.NOTE: note(table)} if table else {}
     yield Run(
         key=key,
         name=f"{cell.arch} {origin} n={cell.n}",

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from neulig_ray.errors import InputError
 from neulig_ray.redaction import redacted
 from neulig_ray.storage.layout import Top
+from neulig_ray.tracking import mlflow_internals
 from neulig_ray.tracking.database import check_database, database
 from neulig_ray.tracking.server import REMEDY, check_server, credentials, is_server
 
@@ -115,13 +116,10 @@ def client(uri: str) -> Any:
 
 def _create(path: Path) -> None:
     """Build the schema beside the final name and link it in: no kill and no second driver can spoil it."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
-        store = SqlAlchemyStore(f"{_SQLITE}{part}", artifacts_beside(path))
-        store.engine.dispose()
+        mlflow_internals.create_database(f"{_SQLITE}{part}", artifacts_beside(path))
         try:
             os.link(part, path)
         except FileExistsError:

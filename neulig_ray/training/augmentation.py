@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from neulig_ray.models.archs import FinetuneRecipe
-from neulig_ray.tasks._crops import crop_boxes
+from neulig_ray.tasks.reading.crops import crop_boxes
 
 
 def draw(recipe: FinetuneRecipe, rng: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:

@@ -7,10 +7,10 @@ import safetensors.torch
 import torch
 from merge_cli_helpers import Run, about, assert_equal, refused
 from safetensors.torch import load_file
+from small_benches import PixelImages
 
 from neulig_ray.merging import METHODS
 from neulig_ray.merging.engine import merge_with
-from neulig_ray.merging.inputs import PixelImages
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import build_tower
 from neulig_ray.models.tower_files import describe, tower_bytes

@@ -49,7 +49,7 @@ def test_on_the_head_the_file_that_ray_up_left_is_the_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = tmp_path / "bootstrap.yaml"
-    monkeypatch.setattr(nodes, "BOOTSTRAP", left)
+    monkeypatch.setattr(nodes, "BOOTSTRAP_CONFIG", left)
     assert expected("", None) == Expected(1)
     assert expected("", 4) == Expected(4)
     kinds = {"head": {}, "small": {"min_workers": 2}, "large": {"min_workers": 1}}

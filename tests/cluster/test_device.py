@@ -11,7 +11,7 @@ import pytest
 import torch
 from evaluations import gated_rows, merge_rows
 from pretended import GPU, Pretended, pretended_gpu
-from small_benches import make_bench, make_vit, run
+from small_benches import PixelImages, make_bench, make_vit, run
 from small_models import ARCH, DIM, KEYS, SmallTower, make_data, make_images, make_states, make_tower
 from torch import nn
 
@@ -26,7 +26,7 @@ from neulig_ray.merging import METHODS, Scaling, tuned
 from neulig_ray.merging.declare.masked import MaskedMethod
 from neulig_ray.merging.declare.method import MergingMethod
 from neulig_ray.merging.declare.streamed import StreamedMethod
-from neulig_ray.merging.inputs import MergeInputs, PixelImages
+from neulig_ray.merging.inputs import MergeInputs
 from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.pipeline.plan import make_plan
 from neulig_ray.stages.read_inputs import on_device

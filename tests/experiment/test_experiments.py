@@ -30,10 +30,10 @@ from neulig_ray.stages.experts import tower_size
 from neulig_ray.storage.storage import Storage
 from neulig_ray.tasks import TASKS
 from neulig_ray.tasks._base import Files
-from neulig_ray.tasks._files import file_task, register
 from neulig_ray.tasks._names import Names
-from neulig_ray.tasks._pictures import Pictures
-from neulig_ray.tasks._protocols import split_sizes
+from neulig_ray.tasks.reading.files import file_task, register
+from neulig_ray.tasks.reading.pictures import Pictures
+from neulig_ray.tasks.reading.protocols import split_sizes
 
 FILES = sorted((REPOSITORY / "experiments").glob("*.py"))
 COMMANDS = [(file, ()) for file in FILES] + [

@@ -1,6 +1,7 @@
 """Three experts near a small base with unlabelled images of their tasks: what adapting methods look at."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,9 +12,23 @@ from torch.func import functional_call
 
 from neulig_ray.merging import METHODS
 from neulig_ray.merging.adaptation import entropy
-from neulig_ray.merging.inputs import MergeInputs, PixelImages
+from neulig_ray.merging.inputs import MergeInputs
 from neulig_ray.merging.prediction import head_logits
 from neulig_ray.weights.sources import State
+
+
+@dataclass(frozen=True)
+class PixelImages:
+    """Images that are pixels already: float32 (N, 3, S, S), or whatever the model takes."""
+
+    all: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def pixels(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.all[rows]
+
 
 LABELS = ("a", "b", "c")
 

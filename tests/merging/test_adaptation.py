@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from small_benches import LABELS, LiveTensors, entropies, make_bench, make_vit, run
+from small_benches import LABELS, LiveTensors, PixelImages, entropies, make_bench, make_vit, run
 from small_models import DIM, make_tower
 from torch import nn
 from torch.func import functional_call
@@ -16,7 +16,6 @@ from neulig_ray.merging import METHODS
 from neulig_ray.merging.adaptation import entropy, minimise
 from neulig_ray.merging.coefficients import backward, layerwise, task_vectors
 from neulig_ray.merging.engine import merge_with
-from neulig_ray.merging.inputs import PixelImages
 from neulig_ray.merging.prediction import head_logits
 from neulig_ray.weights.sources import State
 

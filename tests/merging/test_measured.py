@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_benches import PixelImages
 from small_models import DIM, SmallTower, make_tower
 from torch import nn
 from torch.nn import functional as F
@@ -18,7 +19,7 @@ from neulig_ray.merging.blocks import blocks_in_order
 from neulig_ray.merging.engine import merge_with
 from neulig_ray.merging.fisher_information import batch_fisher, exact_fisher
 from neulig_ray.merging.grams import measure_grams
-from neulig_ray.merging.inputs import MergeInputs, PixelImages
+from neulig_ray.merging.inputs import MergeInputs
 from neulig_ray.merging.regression import regress
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import build_tower

@@ -344,7 +344,7 @@ HOMES: dict[str, dict[str, str | None]] = {
 _IN_HOMES = """
 import json, os, sys, traceback
 from samples import few_results; from neulig_ray.report import plots
-from neulig_ray.tasks._fonts import TASK_FONTS, glyphs
+from neulig_ray.tasks.drawing.fonts import TASK_FONTS, glyphs
 import PIL.ImageDraw, PIL.ImageFont
 assert "matplotlib" not in sys.modules
 frame = few_results()

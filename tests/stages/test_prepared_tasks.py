@@ -24,8 +24,8 @@ from neulig_ray.storage import sharded_images as shards
 from neulig_ray.storage.inventory import inventory
 from neulig_ray.storage.storage import Storage
 from neulig_ray.tasks import TASKS
-from neulig_ray.tasks._crops import CROP_AREA, CROP_RATIO, crop_boxes
-from neulig_ray.tasks._encode import fitted
+from neulig_ray.tasks.reading.crops import CROP_AREA, CROP_RATIO, crop_boxes
+from neulig_ray.tasks.reading.encode import fitted
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from PIL import Image
 
 from neulig_ray.errors import InputError
 from neulig_ray.tasks import TASKS
-from neulig_ray.tasks._files import fetch, pictures
+from neulig_ray.tasks.reading.files import fetch, pictures
 
 SEVEN = ("gtsrb", "cifar100", "resisc45", "cifar10", "mnist", "stl10", "svhn")
 EIGHT = ("sun397", "cars", "resisc45", "eurosat", "svhn", "gtsrb", "mnist", "dtd")

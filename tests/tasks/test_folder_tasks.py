@@ -10,7 +10,7 @@ from PIL import Image
 
 from neulig_ray.errors import InputError
 from neulig_ray.tasks import find_task
-from neulig_ray.tasks._files import fetch, pictures
+from neulig_ray.tasks.reading.files import fetch, pictures
 
 
 def sizes(entry: str) -> dict[str, int]:

@@ -18,9 +18,9 @@ from test_folder_tasks import folder
 
 from neulig_ray.errors import InputError
 from neulig_ray.tasks import TASKS, find_task
-from neulig_ray.tasks._encode import Damaged, encode, fitted
-from neulig_ray.tasks._open import BadImage, opened
-from neulig_ray.tasks._pictures import Pictures
+from neulig_ray.tasks.reading.encode import DecodeErrors, encode, fitted
+from neulig_ray.tasks.reading.opening import BadImage, opened
+from neulig_ray.tasks.reading.pictures import Pictures
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n0 0 8 8 rectfill\nshowpage\n%%EOF\n"
 
@@ -220,7 +220,8 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 # Each bomb in a child of its own, forked after the imports: KiB, seconds of the processor, the error.
 _IN_CHILDREN = """
 import json, os, resource, signal, sys; from pathlib import Path
-from neulig_ray.tasks._eight_bits import upright_rgb; from neulig_ray.tasks._open import opened
+from neulig_ray.tasks.reading.eight_bits import upright_rgb
+from neulig_ray.tasks.reading.opening import opened
 import PIL.Image; PIL.Image.init()
 for name in sys.argv[1:]:
     if os.fork() == 0:
@@ -264,7 +265,7 @@ def test_images_of_another_size_do_not_pile_up() -> None:
 
     part = Pictures(np.zeros(len(sides), np.int64), image, str)
     with pytest.raises(InputError, match=r"1 is 20x20 pixels, but 0 is 8x8"):
-        list(encode(part, None, len(sides), Damaged("here", len(sides))))
+        list(encode(part, None, len(sides), DecodeErrors("here", len(sides))))
     assert len(read) < len(sides)
 
 

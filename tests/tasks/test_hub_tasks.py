@@ -14,7 +14,7 @@ from PIL import Image
 
 from neulig_ray.errors import InputError
 from neulig_ray.tasks import TASKS, find_task
-from neulig_ray.tasks._files import fetch, pictures
+from neulig_ray.tasks.reading.files import fetch, pictures
 
 datasets = pytest.importorskip("datasets")
 

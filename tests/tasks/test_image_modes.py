@@ -14,9 +14,9 @@ from test_folder_tasks import folder
 
 from neulig_ray.errors import InputError
 from neulig_ray.tasks import TASKS, find_task
-from neulig_ray.tasks._eight_bits import upright_rgb
-from neulig_ray.tasks._files import fetch, pictures
-from neulig_ray.tasks._open import BadImage, opened
+from neulig_ray.tasks.reading.eight_bits import upright_rgb
+from neulig_ray.tasks.reading.files import fetch, pictures
+from neulig_ray.tasks.reading.opening import BadImage, opened
 
 RAMP = np.linspace(0, 65535, 48 * 40).reshape(40, 48).astype(np.uint16)
 ORIENTATION = 0x0112

@@ -23,9 +23,9 @@ from neulig_ray.results.schema import frame as results_frame
 from neulig_ray.stages.tasks import task_artifact
 from neulig_ray.storage.storage import Storage
 from neulig_ray.tasks import TASKS
-from neulig_ray.tasks._files import pictures
-from neulig_ray.tasks._protocols import paper_rows, standard_rows
-from neulig_ray.tasks._splits import with_every_class
+from neulig_ray.tasks.reading.files import pictures
+from neulig_ray.tasks.reading.protocols import paper_rows, standard_rows
+from neulig_ray.tasks.reading.splits import with_every_class
 
 # The published sizes: train, test, val (the reference's "shadow").
 PAPER = {

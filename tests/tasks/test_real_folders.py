@@ -18,8 +18,8 @@ from neulig_ray.pipeline.plan import make_plan
 from neulig_ray.stages.tasks import task_job
 from neulig_ray.storage.storage import Storage
 from neulig_ray.tasks import find_task
-from neulig_ray.tasks._files import fetch, pictures
-from neulig_ray.tasks._tree import read_tree
+from neulig_ray.tasks.reading.files import fetch, pictures
+from neulig_ray.tasks.reading.tree import read_tree
 
 COMPOSED, SEPARATE = "caf\u00e9", "cafe\u0301"
 

@@ -15,13 +15,13 @@ from neulig_ray.stages.tasks import task_job
 from neulig_ray.storage.storage import Storage
 from neulig_ray.tasks import TASKS, find_task
 from neulig_ray.tasks._base import Files, Split, Task, task
-from neulig_ray.tasks._files import fetch, file_task, pictures
-from neulig_ray.tasks._hub import HubReader
-from neulig_ray.tasks._labels import MISSING, numbers
 from neulig_ray.tasks._names import Names, check_list
-from neulig_ray.tasks._pictures import Pictures
-from neulig_ray.tasks._protocols import divide
-from neulig_ray.tasks._torchvision import TRAIN_TEST, torchvision_task
+from neulig_ray.tasks.reading.files import fetch, file_task, pictures
+from neulig_ray.tasks.reading.hub import HubReader
+from neulig_ray.tasks.reading.labels import MISSING, numbers
+from neulig_ray.tasks.reading.pictures import Pictures
+from neulig_ray.tasks.reading.protocols import divide
+from neulig_ray.tasks.reading.torchvision import TRAIN_TEST, torchvision_task
 
 datasets = pytest.importorskip("datasets")
 NAMES = ["cat", "dog"]

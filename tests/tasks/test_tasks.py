@@ -15,11 +15,9 @@ import pytest
 from neulig_ray.errors import InputError
 from neulig_ray.registry import Registry
 from neulig_ray.tasks import TASKS, Split, Task
-from neulig_ray.tasks import _captions as captions
-from neulig_ray.tasks import _drawing as drawing
-from neulig_ray.tasks import _fonts as fonts
-from neulig_ray.tasks import _outlines as outlines
-from neulig_ray.tasks._splits import balanced, stratified
+from neulig_ray.tasks.drawing import captions, fonts, outlines
+from neulig_ray.tasks.drawing import raster as drawing
+from neulig_ray.tasks.reading.splits import balanced, stratified
 
 OFFLINE = {
     "count": (6, 3000, 500, 600),

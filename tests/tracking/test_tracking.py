@@ -18,7 +18,7 @@ import samples
 from neulig_ray.errors import StageError
 from neulig_ray.tracking import mlflow as tracking
 from neulig_ray.tracking import projection
-from neulig_ray.tracking.mlflow import Recorded, Tracker
+from neulig_ray.tracking.mlflow import RecordCounts, Tracker
 from neulig_ray.tracking.standing import all_stand
 from neulig_ray.tracking.store import client, local_uri
 
@@ -78,7 +78,7 @@ def test_everything_is_in_the_store(
     given = samples.everything(results)
     recorded = tracker.record(**given, artifacts={"extra/note.txt": b"hello"})
     found = runs_of(tracker)
-    assert recorded == Recorded(len(found), len(found))
+    assert recorded == RecordCounts(len(found), len(found))
     wanted = {run.key: run for run in projection.runs("demo", **given)}
     assert set(found) == set(wanted)
     for key, run in found.items():
@@ -121,7 +121,7 @@ class TestRecording:
         tracker.record(**samples.everything(results))
         before = runs_of(tracker)
         again = tracker.record(**samples.everything(results))
-        assert again == Recorded(len(before), 0)
+        assert again == RecordCounts(len(before), 0)
         assert {k: r.info.run_id for k, r in runs_of(tracker).items()} == {
             k: r.info.run_id for k, r in before.items()
         }

@@ -13,7 +13,7 @@ from test_training import MICRO, Recorder, corners, equal, head_of, tune
 
 from neulig_ray.models.archs import ARCHS, FinetuneRecipe
 from neulig_ray.models.clip import build_tower
-from neulig_ray.tasks._crops import crop_boxes
+from neulig_ray.tasks.reading.crops import crop_boxes
 from neulig_ray.training.augmentation import augmented, cropped, draw
 from neulig_ray.training.finetune import finetune
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from neulig_ray import version as code
 from neulig_ray.cli.doctor import probe
 from neulig_ray.cli.doctor.nodes import Cell, Expected, judge, missing
+from neulig_ray.cluster import ray_internals
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.redaction import redacted
 
@@ -125,7 +126,7 @@ def _examined(
     here = probe.versions()
     for node in nodes:
         resources = node["Resources"]
-        label = node["NodeManagerAddress"] + (" (head)" if "node:__internal_head__" in resources else "")
+        label = node["NodeManagerAddress"] + (" (head)" if ray_internals.HEAD_RESOURCE in resources else "")
         answer = answers[node["NodeID"]]
         if isinstance(answer, str):
             table.add_row(label, "[red]no answer[/]")

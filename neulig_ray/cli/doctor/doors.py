@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from neulig_ray.cluster import ray_internals
+
 _EVERY: Final = ("::", "0.0.0.0")  # noqa: S104 - the addresses by which the kernel names every interface
 
 
@@ -21,9 +23,8 @@ class Door:
 def doors() -> list[Door]:
     """What this process and its children listen at. This process started the Ray session that runs."""
     import psutil  # type: ignore[import-untyped]  # Ray's own copy, which is found once Ray is imported
-    from ray._private.worker import _global_node
 
-    here = psutil.Process()
+    node, here = ray_internals.started_node(), psutil.Process()
     found = []
     for process in (here, *here.children(recursive=True)):
         try:
@@ -33,7 +34,7 @@ def doors() -> list[Door]:
             continue
         for socket in sockets:
             port = int(socket.laddr.port)
-            what = "driver" if process.pid == here.pid else _what(command, port, _global_node)
+            what = "driver" if process.pid == here.pid else _what(command, port, node)
             found.append(Door(what, str(socket.laddr.ip), port, metrics=what == "metrics"))
     return sorted(found)
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from neulig_ray.cli.units import size
+from neulig_ray.cluster.ray_internals import BOOTSTRAP_CONFIG
 from neulig_ray.errors import InputError
 
-# What `ray up` leaves on the head: the cluster's own file, with its defaults filled in.
-BOOTSTRAP: Final = Path("~/ray_bootstrap_config.yaml")
 FULL: Final = (
     0.95  # Ray kills workers above this share of the memory, and stops spilling above it on the disk
 )
@@ -40,7 +39,7 @@ def expected(file: str | None, count: int | None) -> Expected:
     """
     import yaml
 
-    path = Path(file or BOOTSTRAP).expanduser()
+    path = Path(file or BOOTSTRAP_CONFIG).expanduser()
     if not file and not path.exists():
         return Expected(count or 1)
     try:

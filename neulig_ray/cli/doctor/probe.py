@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+from neulig_ray.cluster import ray_internals
 from neulig_ray.version import code_version
 
 PACKAGES = ("ray", "torch", "torchvision", "open_clip_torch", "mlflow", "numpy", "pyarrow")
@@ -69,19 +70,14 @@ def _tracking(uri: str) -> None:
 
 def _disk() -> tuple[int, int]:
     """Bytes (free, total) where this node's Ray keeps its files."""
-    from ray._private import worker
-
-    usage = shutil.disk_usage(worker._global_node.get_session_dir_path())
+    usage = shutil.disk_usage(ray_internals.session_folder())
     return usage.free, usage.total
 
 
 def _memory() -> tuple[int, int]:
     """Bytes (free, total) as Ray counts them, which knows a container's limits."""
-    from ray._common.utils import get_system_memory
-    from ray._private.utils import get_used_memory
-
-    total = int(get_system_memory())
-    return total - int(get_used_memory()), total
+    used, total = ray_internals.node_memory()
+    return total - used, total
 
 
 def _error(check: Callable[[], object]) -> str:

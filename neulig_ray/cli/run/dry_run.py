@@ -8,7 +8,7 @@ from neulig_ray.cli.units import size
 from neulig_ray.cluster.cost import Cost
 from neulig_ray.pipeline.costs import CPU_FLOPS, StageCost, estimate
 from neulig_ray.pipeline.earlier_names import earlier_names
-from neulig_ray.pipeline.missing_inputs import Absent, absent, at_hand
+from neulig_ray.pipeline.missing_inputs import MissingInput, absent, at_hand
 from neulig_ray.pipeline.plan import Plan
 from neulig_ray.pipeline.run import Session
 from neulig_ray.pipeline.stages import GPU_FLOAT32_FLOPS, GPU_FLOPS
@@ -78,7 +78,7 @@ def _hours(hours: float) -> str:
     return "0" if hours == 0 else f"{hours:.1f}" if hours >= 0.1 else "< 0.1"
 
 
-def _print_absent(console: Console, found: list[Absent]) -> None:
+def _print_absent(console: Console, found: list[MissingInput]) -> None:
     if not found:
         console.print("to download: nothing; missing: nothing")
         return

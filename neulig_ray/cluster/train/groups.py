@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
+from neulig_ray.cluster import ray_internals
 from neulig_ray.cluster.jobs import Resources, told
 from neulig_ray.cluster.placement_groups import release_orphans
 from neulig_ray.cluster.progress import StageProgress
@@ -162,8 +163,8 @@ def _losses(queue: Any, group: int) -> Any:
 
     class Losses(ray.train.UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            causes = [getattr(e, "health_check_failure", e) for e in worker_exceptions.values()]
-            if any(getattr(cause, "preempted", False) for cause in causes):
+            causes = [ray_internals.cause(error) for error in worker_exceptions.values()]
+            if any(ray_internals.was_preempted(cause) for cause in causes):
                 return  # a node that was taken back says nothing of the training
             _, error = min(worker_exceptions.items())
             ray.get(queue.lost.remote(group, told(error)))

@@ -34,12 +34,12 @@ def work(config: Mapping[str, GroupTask]) -> None:
     import ray
     import ray.train
     import ray.train.torch
-    import torch
+
+    from neulig_ray.cluster.device import use_processor
 
     task = config["task"]
     group, queue, storage = task.group, task.queue, task.storage
-    torch.set_num_threads(task.threads)
-    torch.set_flush_denormal(True)
+    use_processor(task.threads)
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()

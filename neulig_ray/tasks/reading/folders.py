@@ -11,10 +11,10 @@ from typing import Final
 import numpy as np
 
 from neulig_ray.errors import InputError
-from neulig_ray.tasks import _splits
-from neulig_ray.tasks._open import opened
-from neulig_ray.tasks._pictures import Pictures, printable
-from neulig_ray.tasks._tree import SUFFIXES, Tree, read_tree
+from neulig_ray.tasks.reading import splits
+from neulig_ray.tasks.reading.opening import opened
+from neulig_ray.tasks.reading.pictures import Pictures, printable
+from neulig_ray.tasks.reading.tree import SUFFIXES, Tree, read_tree
 
 TEST_SHARE = 0.2
 LAYOUT = "PATH/train/<class>/*.png and PATH/test/<class>/*.png (and PATH/val/...), or PATH/<class>/*.png"
@@ -44,8 +44,8 @@ class FolderReader:
         whole = self._pictures(trees[""], "")
         test = max(1, round(TEST_SHARE * len(whole)))
         counts = {"test": test, "train": len(whole) - test}
-        rows = _splits.stratified(self.task, 0, whole.labels, counts)
-        rows = _splits.with_every_class(rows, whole.labels, small="test", large="train")
+        rows = splits.stratified(self.task, 0, whole.labels, counts)
+        rows = splits.with_every_class(rows, whole.labels, small="test", large="train")
         return {name: whole.take(np.sort(rows[name])) for name in ("train", "test")}
 
     def class_names(self) -> tuple[str, ...]:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 from neulig_ray import paths
 from neulig_ray.errors import InputError, unknown
 from neulig_ray.tasks._base import Files, Task
-from neulig_ray.tasks._files import file_task, names_of, register
-from neulig_ray.tasks._labels import is_missing, labelled, numbers, texts
 from neulig_ray.tasks._names import Names
-from neulig_ray.tasks._open import BadImage, opened
-from neulig_ray.tasks._pictures import Labels, Pictures
+from neulig_ray.tasks.reading.files import file_task, names_of, register
+from neulig_ray.tasks.reading.labels import is_missing, labelled, numbers, texts
+from neulig_ray.tasks.reading.opening import BadImage, opened
+from neulig_ray.tasks.reading.pictures import Labels, Pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,10 +11,10 @@ import numpy as np
 
 from neulig_ray.errors import InputError
 from neulig_ray.seeds import stable_generator
-from neulig_ray.tasks._crops import crop_boxes
-from neulig_ray.tasks._eight_bits import upright_rgb
-from neulig_ray.tasks._open import BadImage, check_pixels
-from neulig_ray.tasks._pictures import Labels, Pictures
+from neulig_ray.tasks.reading.crops import crop_boxes
+from neulig_ray.tasks.reading.eight_bits import upright_rgb
+from neulig_ray.tasks.reading.opening import BadImage, check_pixels
+from neulig_ray.tasks.reading.pictures import Labels, Pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,7 +36,7 @@ class Crops:
 
 
 @dataclass
-class Damaged:
+class DecodeErrors:
     """Images of one split that cannot be used; more than 1 % of them is an InputError."""
 
     where: str
@@ -58,7 +58,7 @@ def encode(
     pictures: Pictures,
     size: int | None,
     per_block: int,
-    damaged: Damaged,
+    damaged: DecodeErrors,
     crops: Crops | None = None,
     threads: int = 1,
 ) -> Iterator[tuple[np.ndarray, Labels]]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from neulig_ray.errors import InputError
-from neulig_ray.tasks._pictures import Labels, Pictures
+from neulig_ray.tasks.reading.pictures import Labels, Pictures
 
 MISSING: Final = -1
 MOST_MISSING: Final = 0.01

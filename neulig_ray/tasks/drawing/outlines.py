@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from neulig_ray.tasks._drawing import Floats, Frame, Labels
+from neulig_ray.tasks.drawing.raster import Floats, Frame, Labels
 
 Outline = Callable[[Floats, Floats], Floats]
 

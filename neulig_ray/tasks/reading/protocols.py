@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from neulig_ray.errors import InputError
-from neulig_ray.tasks import _splits
 from neulig_ray.tasks._base import Protocol, Task
-from neulig_ray.tasks._labels import labelled
 from neulig_ray.tasks._names import check_names
-from neulig_ray.tasks._pictures import Labels, Pictures, pooled
+from neulig_ray.tasks.reading.labels import labelled
+from neulig_ray.tasks.reading.pictures import Labels, Pictures, pooled
+from neulig_ray.tasks.reading.splits import stratified, with_every_class
 
 VAL_SHARE, MOST_VAL = 0.1, 5000
 
@@ -42,7 +42,7 @@ def split_sizes(task: Task, protocol: Protocol, views: int = 1) -> dict[str, int
 def standard_rows(task: str, seed: int, labels: Labels) -> dict[str, Labels]:
     """Train and val rows of an official training split: val has 10 % of each class, at most 5000 images."""
     val = val_size(len(labels))
-    rows = _splits.stratified(task, seed, labels, {"val": val, "train": len(labels) - val})
+    rows = stratified(task, seed, labels, {"val": val, "train": len(labels) - val})
     return {name: np.sort(rows[name]) for name in ("train", "val")}
 
 
@@ -120,7 +120,7 @@ def _divide(task: Task, protocol: Protocol, seed: int, splits: Mapping[str, Pict
         if "val" in splits:
             return {"train": train, "val": splits["val"], "test": test}
         rows = standard_rows(task.name, seed, train.labels)
-        rows = _splits.with_every_class(rows, train.labels, small="val", large="train")
+        rows = with_every_class(rows, train.labels, small="val", large="train")
         return {"train": train.take(rows["train"]), "val": train.take(rows["val"]), "test": test}
     pool = pooled([train, splits["val"]]) if "val" in splits else train
     held_out = task.files.held_out if task.files and task.files.held_out else len(test)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from neulig_ray.seeds import stable_generator
 from neulig_ray.tasks._base import Split
-from neulig_ray.tasks._drawing import Labels
+from neulig_ray.tasks.drawing.raster import Labels
 
 Draw = Callable[[np.random.Generator, Labels], npt.NDArray[np.uint8]]
 

@@ -11,10 +11,10 @@ import numpy as np
 from neulig_ray import paths
 from neulig_ray.errors import InputError
 from neulig_ray.tasks._base import Files, Task
-from neulig_ray.tasks._files import file_task, names_of, register
 from neulig_ray.tasks._names import Names
-from neulig_ray.tasks._open import opened
-from neulig_ray.tasks._pictures import Labels, Pictures, printable
+from neulig_ray.tasks.reading.files import file_task, names_of, register
+from neulig_ray.tasks.reading.opening import opened
+from neulig_ray.tasks.reading.pictures import Labels, Pictures, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image

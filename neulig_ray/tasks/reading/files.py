@@ -6,10 +6,10 @@ import numpy as np
 
 from neulig_ray import paths
 from neulig_ray.tasks._base import PROTOCOLS, TASKS, Files, Protocol, Split, Task
-from neulig_ray.tasks._encode import Damaged, encode
 from neulig_ray.tasks._names import Names, check_list, read_names
-from neulig_ray.tasks._pictures import Pictures
-from neulig_ray.tasks._protocols import divide, official
+from neulig_ray.tasks.reading.encode import DecodeErrors, encode
+from neulig_ray.tasks.reading.pictures import Pictures
+from neulig_ray.tasks.reading.protocols import divide, official
 
 IN_MEMORY_SIZE = 224
 
@@ -85,6 +85,6 @@ def stored_size(task: Task, largest: int) -> int | None:
 def _in_memory(task: Task, split: str, part: Pictures) -> Split:
     where = f"task {task.name!r}, split {split!r}"
     size = stored_size(task, IN_MEMORY_SIZE)
-    blocks = list(encode(part, size, 4096, Damaged(where, len(part))))
+    blocks = list(encode(part, size, 4096, DecodeErrors(where, len(part))))
     images, labels = zip(*blocks, strict=True)
     return Split(np.concatenate(images), np.concatenate(labels))

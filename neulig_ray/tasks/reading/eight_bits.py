@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from neulig_ray.tasks._open import BadImage
+from neulig_ray.tasks.reading.opening import BadImage
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Transpose

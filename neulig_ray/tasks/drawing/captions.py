@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from neulig_ray.tasks._drawing import Labels
+from neulig_ray.tasks.drawing.raster import Labels
 
 # A caption has to fit the tiny text tower's 20 tokens.
 GENERIC = ("{}", "{}.", "image: {}", "free stock art: {}", "{}, on a dark background", "{}, vector graphics")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from neulig_ray.errors import InputError
-from neulig_ray.tasks._pictures import printable
+from neulig_ray.tasks.reading.pictures import printable
 
 SUFFIXES: Final = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"))
 # Folders that no one made a class: in lower case. Those with a leading dot are hidden anyway.

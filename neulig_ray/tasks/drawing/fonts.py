@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neulig_ray.tasks._drawing import Floats
+from neulig_ray.tasks.drawing.raster import Floats
 
 TEXELS = 16.0  # atlas pixels of half a capital's height: one unit of a frame
 _SIDE = 60

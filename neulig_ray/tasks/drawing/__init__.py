@@ -1,0 +1,1 @@
+"""Images drawn by this package itself: captions, glyphs, outlines."""
