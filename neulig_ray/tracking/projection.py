@@ -20,7 +20,7 @@ from neulig_ray.results.variants import FIELDS
 from neulig_ray.tracking import mlflow_internals
 from neulig_ray.tracking.files import cell_files, combinations, note, summary
 from neulig_ray.tracking.records import Cell, ExpertCurve, Trial
-from neulig_ray.tracking.runs import FINGERPRINT, Metric, Run, finite, line_metrics, score_metrics
+from neulig_ray.tracking.runs import FINGERPRINT, Metric, Run, as_json, finite, line_metrics, score_metrics
 
 _MAX_STEPS: Final = 100
 _SELECTED: Final = ("task", "sample")
@@ -125,7 +125,7 @@ def _cell(
         metrics=_cell_metrics([x for x, _ in own], alignment),
         tables={"table.json": summary(table.lines)} if table else {},
         files={**own_files, **ligands, **artifacts},
-        source=str(whole.to_json(orient="split")),
+        source=as_json(whole),
         seconds=_seconds(rows) + sum(trial.seconds for trial in trials),
     )
     yield from _trials(key, shared, trials)

@@ -47,12 +47,19 @@ class Run:
                  self.status, self.source]  # fmt: skip
         digest.update(json.dumps(plain, sort_keys=True).encode())
         for name, rows in sorted(self.tables.items()):
-            # Results of an earlier version lack these: they are no reason to record its runs again.
-            empty = [column for column in rows if column in LATER and rows[column].isna().all()]
-            digest.update(f"{name}\n{rows.drop(columns=empty).to_json(orient='split')}".encode())
+            digest.update(f"{name}\n{as_json(rows)}".encode())
         for name, data in sorted(self.files.items()):
             digest.update(name.encode() + (hashlib.sha256(data).digest() if isinstance(data, bytes) else b""))
         return digest.hexdigest()[:32]
+
+
+def as_json(rows: pd.DataFrame) -> str:
+    """A table as text, without columns that 0.1 had not and that nothing fills.
+
+    Results of 0.1 lack them: that is no reason to record its runs again.
+    """
+    empty = [column for column in rows if column in LATER and rows[column].isna().all()]
+    return str(rows.drop(columns=empty).to_json(orient="split"))
 
 
 def finite(metrics: Iterable[tuple[str, float | None, int]]) -> list[Metric]:
