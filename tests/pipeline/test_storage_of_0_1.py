@@ -24,6 +24,7 @@ from neulig_ray.errors import InputError
 from neulig_ray.pipeline import earlier_names
 from neulig_ray.pipeline.plan import Plan, make_plan
 from neulig_ray.report.console import print_tables
+from neulig_ray.results.schema import frame
 from neulig_ray.stages import embeddings
 from neulig_ray.storage.storage import Storage
 from neulig_ray.tracking.database import check_database
@@ -81,7 +82,7 @@ def test_the_same_command_has_nothing_to_do(
     assert (storage / "mlflow.db").read_bytes() == database
     again = pd.read_parquet(storage / "smallest/results.parquet")
     pd.testing.assert_frame_equal(again[rows.columns], rows)
-    print_tables(rows, Console())
+    print_tables(frame(rows), Console())
     assert table == capsys.readouterr().out
     assert "no more" not in told
 
