@@ -42,11 +42,15 @@ class About:
 
 @dataclass(frozen=True)
 class StoredModels:
-    """What an artifact of kind `model` holds. `skipped`: why there are none, "" where there are."""
+    """What an artifact of kind `model` holds.
+
+    `skipped`: why there are none, "" where there are. Not `kept`: modules that nothing rebuilds.
+    """
 
     about: About
     models: MethodModels
     skipped: str = ""
+    kept: bool = True
 
 
 class ServedModel(NamedTuple):
@@ -113,6 +117,11 @@ def skipped_files(about: About, reason: str) -> dict[str, bytes]:
     return {INDEX: _index(about, served=[], selected=[], skipped=reason)}
 
 
+def unkept_files(about: About) -> dict[str, bytes]:
+    """The same of modules that the method does not rebuild: whoever needs them makes them."""
+    return {INDEX: _index(about, served=[], selected=[], kept=False)}
+
+
 def read_models(
     load: Callable[[str], bytes], where: str, mix: Callable[[torch.Tensor], State] | None = None
 ) -> StoredModels:
@@ -141,7 +150,9 @@ def read_models(
             merged = MergedModels({entry["task"]: model(entry)}, entry["granularity"], entry["parameters"])
             chosen = ChosenModels(merged, entry["options"])
             by_buffers.setdefault(entry["buffers"], {})[entry["task"]] = chosen
-        return StoredModels(about, MethodModels(by_buffers, found["selected"]), found["skipped"])
+        return StoredModels(
+            about, MethodModels(by_buffers, found["selected"]), found["skipped"], found["kept"]
+        )
 
 
 def read_betas(load: Callable[[str], bytes], where: str) -> dict[str, torch.Tensor]:
@@ -177,6 +188,7 @@ def _index(about: About, **more: Any) -> bytes:
         "options": dict(about.options),
         "combination": about.combination,
         "skipped": "",
+        "kept": True,
         **more,
     }
     return json.dumps(index, indent=1).encode()

@@ -143,9 +143,9 @@ def merge(
     method = spec.require(MergingMethod)
     reader = MergeReader(storage, models, combination, batchnorm_images, val_images, seed)
     made, spent, skips = None, Spent(), ""
-    if model is not None:
-        stored, spent = read_model(storage, model), spent_on(storage, model)
-        made, skips = stored.models, stored.skipped
+    stored = read_model(storage, model) if model else None
+    if model and stored and stored.kept:
+        made, skips, spent = stored.models, stored.skipped, spent_on(storage, model)
     else:
         try:
             reader.check(method)  # first: a method that is not defined here reads no model

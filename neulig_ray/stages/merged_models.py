@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from neulig_ray.cluster.cost import Cost, Sizes
 from neulig_ray.cluster.jobs import Job, JobOutput
@@ -22,6 +23,7 @@ from neulig_ray.evaluation.model_files import (
     read_models,
     served_models,
     skipped_files,
+    unkept_files,
 )
 from neulig_ray.evaluation.predictions import Betas
 from neulig_ray.experiment.catalog import ArchModels
@@ -109,7 +111,11 @@ class MethodModelsJob(ModelJob):
         except NotApplicable as error:
             yield from skipped_files(self.about, str(error)).items()
             return
-        yield from model_files(self.about, served_models(made), made.selected)
+        served = served_models(made)
+        if any(isinstance(one.model, nn.Module) for one in served) and not method.rebuilds:
+            yield from unkept_files(self.about).items()
+            return
+        yield from model_files(self.about, served, made.selected)
 
 
 @dataclass(frozen=True)

@@ -129,8 +129,13 @@ class MergingMethod(Method):
     slow: ClassVar[bool] = False
 
     @property
+    def rebuilds(self) -> bool:
+        """Whether `rebuild` can make the module again to which stored tensors belong."""
+        return False
+
+    @property
     def storable(self) -> bool:
-        """Whether its models can be read again from their tensors: states of the tower always can."""
+        """Whether models that it takes long to make can be kept: states of the tower always can."""
         return True
 
     def rebuild(self, inputs: MergeInputs, options: Mapping[str, Any]) -> nn.Module:

@@ -32,8 +32,12 @@ class RoutedMethod(OnImagesMethod):
         return self.refuses(tower)
 
     @property
-    def storable(self) -> bool:
+    def rebuilds(self) -> bool:
         return self.untrained is not None
+
+    @property
+    def storable(self) -> bool:
+        return self.rebuilds
 
     def rebuild(self, inputs: MergeInputs, options: Mapping[str, Any]) -> nn.Module:
         models = list(self.run(inputs, {**options, **(self.untrained or {})}).by_task.values())
