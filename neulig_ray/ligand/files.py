@@ -1,4 +1,8 @@
-"""Ligands as safetensors: the stacked weights, and in the header which combination each member is for."""
+"""Ligands as safetensors: the stacked weights, and in the header which combination each member is for.
+
+The weights are one linear map on concatenated embeddings as the experts give them, whatever they were trained
+on; with `normalised: true` in the header it is one on embeddings of length 1 each.
+"""
 
 import json
 from collections.abc import Mapping
@@ -14,6 +18,8 @@ from neulig_ray.weights.tensor_file import HEADER_KEY, RESERVED, file_metadata, 
 def ligand_bytes(portland: Portland, about: Mapping[str, Any]) -> bytes:
     """The file of a ligand; `about`: plain JSON values to record in its header."""
     header = {"format": 1, "kind": "ligand", "combinations": portland.combinations, **about}
+    if portland.normalised:
+        header["normalised"] = True
     return to_bytes(portland.state(), file_metadata(header))
 
 
@@ -23,4 +29,5 @@ def read_ligand(data: bytes) -> Portland:
     size = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + size])[RESERVED]  # JSON that the library has read
     header = bounded_json(metadata[HEADER_KEY], "a ligand's header")
-    return Portland.from_state([tuple(c) for c in header["combinations"]], state)
+    combinations = [tuple(c) for c in header["combinations"]]
+    return Portland.from_state(combinations, state, normalised=header.get("normalised") is True)

@@ -81,7 +81,7 @@ def plan_trials(
         "models": [artifact.fingerprint for artifact in inputs],
         "combinations": group.combinations,
         "alignment": alignment,
-        "ligand": dataclasses.asdict(experiment.ligand),
+        "ligand": _identity(experiment),
         "seed": experiment.seed,
         "protocol": experiment.protocol,
         "val_images": experiment.search.val_images,
@@ -101,6 +101,15 @@ def plan_trials(
         Trial(artifact, group.arch, group.combinations, alignment, setting, experiment, inputs, models, cell)
         for artifact, setting in artifacts.items()
     )
+
+
+def _identity(experiment: Experiment) -> dict[str, Any]:
+    """What a ligand is told apart by, as far as its training goes."""
+    fields = dataclasses.asdict(experiment.ligand)
+    recipe = experiment.ligand.recipe(experiment.protocol)
+    for name in dataclasses.asdict(recipe):
+        del fields[name]
+    return fields | recipe.identity()
 
 
 def run(context: RunContext, trials: Sequence[Trial], resources: Resources) -> None:
@@ -145,6 +154,7 @@ def train_trial(
             alignment_weight=trial.setting.alignment_weight,
             epochs=e.ligand.epochs,
             batch_size=e.ligand.batch_size,
+            recipe=e.ligand.recipe(e.protocol),
             seed=e.seed,
         )
         reached = task_accuracies(
