@@ -1,10 +1,10 @@
 """What an experiment is: typed, frozen, and checked before anything starts."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from neulig_ray.errors import InputError
-from neulig_ray.ligand.recipe import DEFAULT, PAPER, Input, LigandRecipe, Rate
+from neulig_ray.ligand.recipe import DEFAULT, PAPER, LigandInput, LigandRecipe, Rate
 from neulig_ray.storage.layout import LONGEST, reserved, usable_name
 
 Granularity = Literal[
@@ -83,7 +83,7 @@ class Ligand:
     batch_size: int = 128
     alignment_form: Literal["scalar", "gram"] = "scalar"
     """The weighted-offset term L_a: the reference's scalar, or the Gram matrix of the offsets."""
-    input: Input | None = None
+    input: LigandInput | None = None
     """What the linear map is trained on: embeddings as they are, with mean 0 and deviation 1 over the train
     images, or each at length 1. None, of this and of the next two: the protocol's."""
     rate: Rate | None = None
@@ -96,6 +96,11 @@ class Ligand:
         given = {"input": self.input, "rate": self.rate, "average": self.average}
         base = PAPER if protocol == "paper" else DEFAULT
         return replace(base, **{name: value for name, value in given.items() if value is not None})
+
+    def identity(self, protocol: str) -> dict[str, Any]:
+        """What a ligand is told apart by, as far as this goes."""
+        own = {"epochs": self.epochs, "batch_size": self.batch_size, "alignment_form": self.alignment_form}
+        return own | self.recipe(protocol).identity()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from safetensors.torch import load
 
 from neulig_ray.documents import bounded_json
@@ -29,5 +30,13 @@ def read_ligand(data: bytes) -> Portland:
     size = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + size])[RESERVED]  # JSON that the library has read
     header = bounded_json(metadata[HEADER_KEY], "a ligand's header")
-    combinations = [tuple(c) for c in header["combinations"]]
-    return Portland.from_state(combinations, state, normalised=header.get("normalised") is True)
+    return described(header, state)
+
+
+def described(header: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> Portland:
+    """The ligand of these tensors, as its header has it; LookupError, TypeError or ValueError for another."""
+    combinations = [tuple(map(str, combination)) for combination in header["combinations"]]
+    normalised = header.get("normalised", False)
+    if not isinstance(normalised, bool):
+        raise TypeError(f"its header has normalised {normalised!r}, which is true or false")
+    return Portland.from_state(combinations, state, normalised=normalised)

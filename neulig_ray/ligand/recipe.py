@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from neulig_ray.errors import InputError, unknown
 
-Input = Literal["raw", "standardised", "normalised"]
+LigandInput = Literal["raw", "standardised", "normalised"]
 Rate = Literal["constant", "cosine"]
 
 
@@ -20,14 +20,14 @@ class LigandRecipe:
     weights are averaged, 0 for the last weights alone.
     """
 
-    input: Input = "raw"
+    input: LigandInput = "raw"
     rate: Rate = "constant"
     average: float = 0.0
 
     def check(self) -> None:
         """Raises InputError for a value that there is not, by the name of the experiment's field."""
         for name, value, known in (
-            ("input", self.input, get_args(Input)),
+            ("input", self.input, get_args(LigandInput)),
             ("rate", self.rate, get_args(Rate)),
         ):
             if value not in known:

@@ -26,12 +26,16 @@ def equal_shapes(combinations: Sequence[Combination], data: LigandData, batch_si
 
 def joined(groups: Sequence[Sequence[int]], parts: Sequence[Portland]) -> Portland:
     """One Portland of the groups' trained members, in the order of their numbers."""
-    places = {member: (part, at) for g, part in zip(groups, parts, strict=True) for at, member in enumerate(g)}
-    chosen = [part.select(at) for _, (part, at) in sorted(places.items())]
+    chosen = {
+        member: part.select(at)
+        for group, part in zip(groups, parts, strict=True)
+        for at, member in enumerate(group)
+    }
+    ordered = [chosen[member] for member in range(len(chosen))]
     return Portland(
-        [one.combinations[0] for one in chosen],
-        torch.cat([one.weight.detach() for one in chosen]),
-        torch.cat([one.bias.detach() for one in chosen]),
+        [one.combinations[0] for one in ordered],
+        torch.cat([one.weight.detach() for one in ordered]),
+        torch.cat([one.bias.detach() for one in ordered]),
         normalised=parts[0].normalised,
     )
 

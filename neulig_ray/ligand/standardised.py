@@ -1,7 +1,6 @@
 """Portland on standardised embeddings: a gate in training, which ends as one on embeddings as they are."""
 
 from collections.abc import Mapping
-from functools import lru_cache
 
 import torch
 

@@ -85,7 +85,8 @@ def ligand_rungs(
     n = len(combinations[0])
     if alignment.shape != (len(combinations), n, n):
         raise ValueError(f"alignment {tuple(alignment.shape)} for {len(combinations)} combinations of {n}")
-    groups = equal_shapes(combinations, data, batch_size) if recipe != PAPER else [[*range(len(combinations))]]
+    everyone = [[*range(len(combinations))]]
+    groups = everyone if recipe == PAPER else equal_shapes(combinations, data, batch_size)
     stacks = [
         _stack_rungs(
             [combinations[member] for member in group],
@@ -156,7 +157,7 @@ def _stack_rungs(
                 if recipe.rate == "cosine":
                     gone = (done * n + slot) / (last * n)
                     optimizer.param_groups[0]["lr"] = learning_rate * (1 + math.cos(math.pi * gone)) / 2
-                optimizer.zero_grad(set_to_none=recipe == PAPER)
+                portland.zero_grad(set_to_none=recipe == PAPER)
                 torch.autograd.backward(loss.sum())
                 optimizer.step()
                 losses[at, slot] = loss.detach()

@@ -81,7 +81,7 @@ def plan_trials(
         "models": [artifact.fingerprint for artifact in inputs],
         "combinations": group.combinations,
         "alignment": alignment,
-        "ligand": _identity(experiment),
+        "ligand": experiment.ligand.identity(experiment.protocol),
         "seed": experiment.seed,
         "protocol": experiment.protocol,
         "val_images": experiment.search.val_images,
@@ -101,15 +101,6 @@ def plan_trials(
         Trial(artifact, group.arch, group.combinations, alignment, setting, experiment, inputs, models, cell)
         for artifact, setting in artifacts.items()
     )
-
-
-def _identity(experiment: Experiment) -> dict[str, Any]:
-    """What a ligand is told apart by, as far as its training goes."""
-    fields = dataclasses.asdict(experiment.ligand)
-    recipe = experiment.ligand.recipe(experiment.protocol)
-    for name in dataclasses.asdict(recipe):
-        del fields[name]
-    return fields | recipe.identity()
 
 
 def run(context: RunContext, trials: Sequence[Trial], resources: Resources) -> None:
