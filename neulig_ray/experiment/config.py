@@ -93,8 +93,8 @@ class Ligand:
 
     def recipe(self, protocol: str) -> LigandRecipe:
         """Input, rate and average: what is given, else what `protocol` takes."""
-        given = {"input": self.input, "rate": self.rate, "average": self.average}
         base = PAPER if protocol == "paper" else DEFAULT
+        given: dict[str, Any] = {"input": self.input, "rate": self.rate, "average": self.average}
         return replace(base, **{name: value for name, value in given.items() if value is not None})
 
     def identity(self, protocol: str) -> dict[str, Any]:

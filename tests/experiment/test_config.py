@@ -119,6 +119,8 @@ def test_the_ligand_needs_a_prediction_term_and_a_granularity() -> None:
         ("finetune.workers", {"finetune": Finetune(workers=0)}),
         ("ligand.epochs", {"ligand": Ligand(epochs=-1)}),
         ("ligand.batch_size", {"ligand": Ligand(batch_size=0)}),
+        ("ligand.average", {"ligand": Ligand(average=-0.1)}),
+        ("ligand.average", {"ligand": Ligand(average=2.0)}),
         ("search.trials", {"search": Search(trials=0)}),
         ("evaluation.order_seeds", {"evaluation": Evaluation(order_seeds=0)}),
         ("cluster.cpus_per_worker", {"cluster": Cluster(cpus_per_worker=0)}),

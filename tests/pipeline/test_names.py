@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,24 @@ def test_a_changed_setting_is_another_digest() -> None:
     changed = dataclasses.replace(base, seed=base.seed + 1)
     before, after = digests(names(base)), digests(names(changed))
     assert before["ligands"] != after["ligands"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"input": "standardised"}, {"input": "normalised"}, {"rate": "cosine"}, {"average": 0.25}],
+    ids=str,
+)
+def test_a_recipe_of_the_ligand_is_in_its_name_where_it_is_not_the_papers(changes: dict[str, Any]) -> None:
+    base = shipped()["smallest"]
+    paper = dataclasses.replace(base.ligand, input="raw", rate="constant", average=0.0)
+    before = digests(names(base))
+    assert digests(names(dataclasses.replace(base, ligand=paper))) == before
+    changed = digests(names(dataclasses.replace(base, ligand=dataclasses.replace(paper, **changes))))
+    assert {stage for stage in before if changed[stage] != before[stage]} == {
+        "ligands",
+        "search",
+        "evaluations",
+    }
 
 
 if __name__ == "__main__":
