@@ -59,5 +59,9 @@ def standardisation(combination: Combination, data: LigandData) -> tuple[torch.T
 
 def _moments(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """E[z] and E[z^2] of every feature, float64 (d,)."""
-    parts = [part.double() for part in z.split(CHUNK)]
-    return sum(p.sum(0) for p in parts) / len(z), sum(p.square().sum(0) for p in parts) / len(z)
+    total, squares = torch.zeros(2, z.shape[1], dtype=torch.float64)
+    for at in range(0, len(z), CHUNK):
+        part = z[at : at + CHUNK].double()
+        total += part.sum(0)
+        squares += part.square().sum(0)
+    return total / len(z), squares / len(z)

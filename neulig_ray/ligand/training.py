@@ -1,9 +1,10 @@
-"""Training ligands on stored embeddings, all combinations of one n in one stacked computation."""
+"""Training ligands on stored embeddings, the combinations of one n in stacked computations."""
 
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
+from typing import cast
 
 import numpy as np
 import torch
@@ -163,10 +164,11 @@ def _stack_rungs(
                 losses[at, slot] = loss.detach()
             done += 1
             for rung, averaged in averages.items():
-                if (1 - recipe.average) * rung * max(rounds) < done <= rung * max(rounds):
+                left = rung * max(rounds) - done
+                if 0 <= left < max(1, recipe.average * rung * max(rounds)):
                     averaged.update_parameters(portland)
             for _, rung, member in (d for d in due if d[0] == done):
-                reached = averages[rung].module if averages else portland
+                reached = cast("Portland", averages[rung].module) if averages else portland
                 for name, tensor in reached.state().items():
                     snapshots[rung][name][member] = tensor[member]
         _check(losses, combinations, rounds, done - len(images), rungs[-1])

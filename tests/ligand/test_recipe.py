@@ -166,6 +166,12 @@ def test_rungs_average_the_last_rounds_of_each_and_a_falling_rate_is_at_rest_at_
             assert torch.equal(rungs[epochs].weight, straight.weight), epochs
 
 
+def test_the_smallest_share_is_the_last_round() -> None:
+    data, pair = make_data("ab"), ("a@o", "b@o")
+    last, tiny = (train([pair], data, LigandRecipe(rate="cosine", average=a)) for a in (0.0, 1e-30))
+    assert torch.equal(tiny.weight, last.weight)
+
+
 def moved(portland: Portland, seed: int) -> Portland:
     """A copy with every weight at the next float below or above, or left alone; with seed 0 all are."""
     rng, state = np.random.default_rng(seed), {}
