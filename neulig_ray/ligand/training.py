@@ -158,7 +158,7 @@ def _stack_rungs(
                 if recipe.rate == "cosine":
                     gone = (done * n + slot) / (last * n)
                     optimizer.param_groups[0]["lr"] = learning_rate * (1 + math.cos(math.pi * gone)) / 2
-                portland.zero_grad(set_to_none=recipe == PAPER)
+                portland.zero_grad(set_to_none=recipe == PAPER)  # own parameters see these gradients
                 torch.autograd.backward(loss.sum())
                 optimizer.step()
                 losses[at, slot] = loss.detach()
