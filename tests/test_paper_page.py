@@ -8,7 +8,9 @@ from conftest import REPOSITORY
 
 from neulig_ray.cli.experiments import load_file
 from neulig_ray.experiment.combinations import groups
+from neulig_ray.experiment.config import Ligand
 from neulig_ray.ligand.data import task_of
+from neulig_ray.ligand.recipe import PAPER, LigandRecipe
 from neulig_ray.ligand.schedule import Schedule
 from neulig_ray.ligand.weighted_offset import Offsets
 from neulig_ray.merging.parameters import ExpertStack
@@ -28,6 +30,18 @@ def test_the_papers_experts_are_trained_as_the_reference_trains_them(name: str) 
     }
     standard = dataclasses.replace(load_file(name).experiment, protocol="standard")
     assert not any(expert.recipe.keep_last for expert in make_plan(standard).experts)
+
+
+@pytest.mark.parametrize("name", ["paper_table2", "paper_scaling"])
+def test_the_papers_ligand_is_trained_on_raw_embeddings_at_a_constant_rate(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ligand = load_file(name).experiment.ligand
+    assert (ligand.input, ligand.rate, ligand.average) == ("raw", "constant", 0.0)
+    monkeypatch.setattr("neulig_ray.experiment.config.DEFAULT", LigandRecipe(input="standardised"))
+    assert Ligand().recipe("standard").input == "standardised"
+    assert Ligand().recipe("paper") == ligand.recipe("standard") == PAPER
+    assert Ligand(input="normalised").recipe("paper").input == "normalised"
 
 
 # A difference from the reference -> the sentence of docs/paper.md that names it.

@@ -16,8 +16,9 @@ from neulig_ray.experiment.config import Ligand
 from neulig_ray.experiment.search_space import REFERENCE
 from neulig_ray.ligand.coopvec import betas
 from neulig_ray.ligand.data import LigandData, task_of
-from neulig_ray.ligand.files import ligand_bytes
+from neulig_ray.ligand.files import described, ligand_bytes
 from neulig_ray.ligand.portland import Portland
+from neulig_ray.ligand.recipe import DEFAULT, LigandInput, LigandRecipe, Rate
 from neulig_ray.ligand.training import train_ligands
 from neulig_ray.ligand.weighted_offset import Offsets
 from neulig_ray.merging.parameters import ExpertStack
@@ -110,6 +111,9 @@ def train_ligand(
     learning_rate: float = _LEARNING_RATE,
     alignment_weight: float | None = None,
     alignment_form: Literal["scalar", "gram"] = Ligand.alignment_form,
+    input: LigandInput = DEFAULT.input,
+    rate: Rate = DEFAULT.rate,
+    average: float = DEFAULT.average,
     experts: Mapping[str, Model] | None = None,
     seed: int = 0,
 ) -> Gate:
@@ -121,8 +125,10 @@ def train_ligand(
 
     `objective`: the prediction term L_b, cross-entropy (`sup`) or entropy without labels (`semi`).
     `alignment_weight`: alpha in alpha L_a + L_b; L_a needs the experts' weights, `experts`: label -> model.
-    None: the reference's 0.01 where they are given, else 0. `alignment_form`: of L_a. Everything is a
-    function of `seed`: with an experiment's settings it is the experiment's ligand.
+    None: the reference's 0.01 where they are given, else 0. `alignment_form`: of L_a. `input`, `rate` and
+    `average` as an experiment's `ligand` has them: what the linear map is trained on, whether the learning
+    rate falls, and the share of the last rounds whose weights are averaged. Everything is a function of
+    `seed`: with an experiment's settings it is the experiment's ligand.
 
     Raises InputError for arrays that are missing or do not fit together, and TrainingDiverged for a loss
     that is not finite.
@@ -138,6 +144,7 @@ def train_ligand(
         >>> gate.beta({"a": z["a", "a"], "b": z["b", "a"]}).shape
         torch.Size([64, 2])
     """
+    recipe = LigandRecipe(input=input, rate=rate, average=average)
     combination = tuple(sorted({expert for expert, _ in embeddings}))
     if labels is None and objective == "sup":
         raise InputError("labels is None, but the objective 'sup' needs them: give them, or objective='semi'")
@@ -164,8 +171,8 @@ def train_ligand(
         "batch_size": batch_size,
         "seed": seed,
     }
-    portland = train_ligands([combination], data, form[None], **settings)
-    return Gate(portland, {**settings, "alignment_form": alignment_form})
+    portland = train_ligands([combination], data, form[None], recipe=recipe, **settings)
+    return Gate(portland, {**settings, "alignment_form": alignment_form, **recipe.identity()})
 
 
 def load_ligand(
@@ -206,13 +213,13 @@ def _read(opened: Input) -> tuple[Portland, dict[str, Any]]:
         raise InputError(f"{opened.given} is no ligand: `neulig search` and Gate.save write such files")
     state = {name: source.read(name).view(source.specs[name].shape) for name in ("weight", "bias")}
     try:
-        combinations = [tuple(map(str, combination)) for combination in about.pop("combinations")]
-        portland = Portland.from_state(combinations, state)
+        portland = described(about, state)
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(f"{opened.given} is damaged: {error}; copy it again") from error
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise InputError(f"{opened.given} holds NaN or infinite values: its training failed, make it again")
-    return portland, {key: value for key, value in about.items() if key not in ("format", "kind")}
+    form = ("format", "kind", "combinations", "normalised")
+    return portland, {key: value for key, value in about.items() if key not in form}
 
 
 def _states(models: Mapping[str, Model]) -> dict[str, State]:

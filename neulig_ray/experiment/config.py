@@ -1,9 +1,10 @@
 """What an experiment is: typed, frozen, and checked before anything starts."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from neulig_ray.errors import InputError
+from neulig_ray.ligand.recipe import DEFAULT, PAPER, LigandInput, LigandRecipe, Rate
 from neulig_ray.results.granularities import OWN, check_granularity
 from neulig_ray.storage.layout import LONGEST, reserved, usable_name
 
@@ -72,6 +73,24 @@ class Ligand:
     batch_size: int = 128
     alignment_form: Literal["scalar", "gram"] = "scalar"
     """The weighted-offset term L_a: the reference's scalar, or the Gram matrix of the offsets."""
+    input: LigandInput | None = None
+    """What the linear map is trained on: embeddings as they are, with mean 0 and deviation 1 over the train
+    images, or each at length 1. None, of this and of the next two: the protocol's."""
+    rate: Rate | None = None
+    """The setting's learning rate throughout, or falling from it to 0 as half a cosine."""
+    average: float | None = None
+    """Share of the last rounds over which the weights are averaged; 0: the last weights alone."""
+
+    def recipe(self, protocol: str) -> LigandRecipe:
+        """Input, rate and average: what is given, else what `protocol` takes."""
+        base = PAPER if protocol == "paper" else DEFAULT
+        given: dict[str, Any] = {"input": self.input, "rate": self.rate, "average": self.average}
+        return replace(base, **{name: value for name, value in given.items() if value is not None})
+
+    def identity(self, protocol: str) -> dict[str, Any]:
+        """What a ligand is told apart by, as far as this goes."""
+        own = {"epochs": self.epochs, "batch_size": self.batch_size, "alignment_form": self.alignment_form}
+        return own | self.recipe(protocol).identity()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +284,7 @@ def check_values(experiment: Experiment) -> None:
             raise InputError(f"{label} ({low}, {high}) must be an increasing pair of positive numbers")
     if not 0 <= e.search.zero_alignment <= 1:
         raise InputError(f"search.zero_alignment {e.search.zero_alignment} must lie in 0..1")
+    e.ligand.recipe(e.protocol).check()
     if "ligand" in e.methods and not e.evaluation.granularities:
         raise InputError(f"evaluation.granularities is empty: use some of {', '.join(GRANULARITIES)}")
     for granularity in e.evaluation.granularities:

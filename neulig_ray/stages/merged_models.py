@@ -31,11 +31,12 @@ from neulig_ray.experiment.method_spec import MethodSpec
 from neulig_ray.ligand.data import Combination
 from neulig_ray.merging.declare.gated import GatedMethod
 from neulig_ray.merging.declare.method import MergingMethod
+from neulig_ray.merging.models import is_batchnorm_statistic
 from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.stages.ligand_inputs import kept_parameters, load_ligand
 from neulig_ray.stages.merge_inputs import MergeReader
 from neulig_ray.stages.merging_costs import making
-from neulig_ray.stages.read_inputs import peak_bytes, read_split
+from neulig_ray.stages.read_inputs import load_bare_tower, peak_bytes, read_split
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
 
@@ -135,8 +136,10 @@ class LigandModelsJob(ModelJob):
         rule = RULES[self.granularity].models
         assert rule is not None, f"the images under test decide about the models of {self.granularity}"
         kept = kept_parameters(portland, self.models.arch, self.granularity)
+        names = load_bare_tower(self.models.arch).state_dict()
+        buffers = "average" if any(map(is_batchnorm_statistic, names)) else ""
         served = (
-            ServedModel(beta, tuple(("", task) for task in tasks), self.granularity, kept)
+            ServedModel(beta, tuple((buffers, task) for task in tasks), self.granularity, kept)
             for tasks, beta in _distinct(rule(Betas({}, weights)))
         )
         return model_files(self.about, served)

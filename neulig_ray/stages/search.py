@@ -82,7 +82,7 @@ def plan_trials(
         "models": [artifact.fingerprint for artifact in inputs],
         "combinations": group.combinations,
         "alignment": objective,
-        "ligand": dataclasses.asdict(experiment.ligand),
+        "ligand": experiment.ligand.identity(experiment.protocol),
         "seed": experiment.seed,
         "protocol": experiment.protocol,
         "val_images": experiment.search.val_images,
@@ -146,6 +146,7 @@ def train_trial(
             alignment_weight=trial.setting.alignment_weight,
             epochs=e.ligand.epochs,
             batch_size=e.ligand.batch_size,
+            recipe=e.ligand.recipe(e.protocol),
             seed=e.seed,
         )
         reached = task_accuracies(

@@ -144,6 +144,8 @@ def test_a_granularity_that_there_is_none_of_is_refused_with_its_near_miss() -> 
         ("finetune.workers", {"finetune": Finetune(workers=0)}),
         ("ligand.epochs", {"ligand": Ligand(epochs=-1)}),
         ("ligand.batch_size", {"ligand": Ligand(batch_size=0)}),
+        ("ligand.average", {"ligand": Ligand(average=-0.1)}),
+        ("ligand.average", {"ligand": Ligand(average=2.0)}),
         ("search.trials", {"search": Search(trials=0)}),
         ("evaluation.order_seeds", {"evaluation": Evaluation(order_seeds=0)}),
         ("cluster.cpus_per_worker", {"cluster": Cluster(cpus_per_worker=0)}),

@@ -1,4 +1,4 @@
-"""How `pytest -n 2` shares the suite: a file stays whole, and each process starts one kind of Ray session."""
+"""How `pytest -n 2` shares the suite: files that share a run or a Ray session stay in one process."""
 
 import functools
 import re
@@ -8,26 +8,33 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent.parent.parent
-GROUPS = {
-    "session": r"\b(ray_session|smallest_storage|copied_storage)\b",  # the suite's own
-    "commands": r"\b(start_command|undisturbed)\b|mark\.slow",  # those of commands, one after another
+SHARED = {  # what is made once in a process
+    "session": r"\b(ray_session|smallest_storage|copied_storage)\b",
+    "undisturbed": r"\bundisturbed\b",
 }
+ALONE = r"\bmark\.(slow|ray)\b"  # sessions of commands, of no use to another file
 
 
 @functools.cache
 def group_of(file: str) -> str:
-    """The group of a test file, by the fixtures that it names; the file itself where it needs no Ray."""
+    """The group of a test file, by the fixtures that it names; the file itself where it shares none."""
     text = (ROOT / file).read_text(encoding="utf-8")
-    return next((name for name, fixtures in GROUPS.items() if re.search(fixtures, text)), file)
+    return next((name for name, fixtures in SHARED.items() if re.search(fixtures, text)), file)
 
 
 def longest_first(items: list[pytest.Item]) -> None:
-    """Put the groups before all else: the other files fill what is left of either process."""
-    last = {name: place for place, name in enumerate(GROUPS)}
-    items.sort(key=lambda item: last.get(group_of(_file(item.nodeid)), len(GROUPS)))
+    """Put what takes minutes before all else: fast files fill what is left of either process."""
+    items.sort(key=lambda item: _rank(_file(item.nodeid)))
 
 
-class TwoKinds(LoadScopeScheduling):
+def _rank(file: str) -> int:
+    if (group := group_of(file)) in SHARED:
+        return list(SHARED).index(group)
+    slow = re.search(ALONE, (ROOT / file).read_text(encoding="utf-8"))
+    return len(SHARED) + (slow is None)
+
+
+class SharedRuns(LoadScopeScheduling):
     """Hands out groups and files in the order of the tests."""
 
     def __init__(self, config: pytest.Config, log: object) -> None:
