@@ -542,6 +542,17 @@ def test_a_routed_method_that_can_do_without_its_work_has_its_module_stored(
     assert found.keys() == {"model.json", "model-0.safetensors"}
 
 
+def test_a_method_that_is_not_defined_here_is_skipped_in_two_steps_as_in_one(
+    plan: Any, measure: Any, merged: Any, tmp_path: Path
+) -> None:
+    (evaluation,) = plan(
+        ROUTED.replace("needs=()", 'needs=(), untrained={}, refuses=lambda tower: "no towers"')
+    )
+    assert {row["status"] for row in measure(evaluation)} == {schema.skipped("no towers")}
+    (job,) = merged.values()
+    assert Storage(str(tmp_path / "store")).load_json(job.artifact, "model.json")["skipped"] == "no towers"
+
+
 def test_a_trained_method_may_return_a_module(plan: Any, measure: Any, merged: Any, tmp_path: Path) -> None:
     text = ROUTED.replace("routed", "trained").replace("needs=()", 'needs=("unlabelled images",)')
     (evaluation,) = plan(text)

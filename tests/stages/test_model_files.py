@@ -38,6 +38,7 @@ from neulig_ray.models import tower_files
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.tower_files import read_tower, spec_of, tower_spec
 from neulig_ray.results import correctness
+from neulig_ray.stages import merged_models
 from neulig_ray.stages.merged_models import read_model, read_model_betas
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
@@ -321,6 +322,18 @@ def test_a_plugins_module_is_made_without_its_work_and_given_its_tensors(
     assert same(found(pixels), model_of(made, "a")(pixels))
     assert not found.training
     assert not any(p.requires_grad for p in found.parameters())
+
+
+def test_modules_come_back_to_the_jobs_device(
+    storage: Storage, small: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small("cnn")
+    monkeypatch.setattr(merged_models, "device", lambda: torch.device("meta"))
+    with only_the_packages_own():
+        routed("scaled", paper="none", needs=(), untrained={"steps": 0})(scaled)
+        module = Scaled(make_tower(0))
+        found = model_of(read_model(storage, keep(storage, "scaled", made_of(module))).models, "a")
+    assert all(parameter.is_meta for parameter in found.parameters())
 
 
 def test_a_module_of_another_form_than_its_method_makes_is_refused(
