@@ -19,7 +19,7 @@ from neulig_ray.merging.inputs import MergeInputs
 from neulig_ray.merging.prediction import equivalent_embedding, head_logits
 
 
-class MeasuredRows(NamedTuple):
+class MethodRows(NamedTuple):
     """Rows, and what was chosen: one entry for each rule for buffers and, where they differ, each task."""
 
     rows: list[Row]
@@ -37,7 +37,7 @@ def evaluate_merge(
     tuning: Tuning | None = None,
     batch_size: int = 128,
     seed: int = 0,
-) -> MeasuredRows:
+) -> MethodRows:
     """`make_models` of `inputs`, and their `method_rows` on `context`, in one."""
     made = make_models(
         method,
@@ -50,7 +50,7 @@ def evaluate_merge(
         seed=seed,
     )
     rows = method_rows(method, made, context, options=options, origin=origin, batch_size=batch_size)
-    return MeasuredRows(rows, made.selected)
+    return MethodRows(rows, made.selected)
 
 
 def method_rows(

@@ -15,7 +15,7 @@ from neulig_ray.errors import NotApplicable
 from neulig_ray.evaluation.granularity import RULES
 from neulig_ray.evaluation.ligand_rows import task_weights
 from neulig_ray.evaluation.model_files import (
-    About,
+    ModelOptions,
     ServedModel,
     StoredModels,
     model_files,
@@ -66,8 +66,8 @@ class ModelJob(Job):
         return (self.evaluation,)
 
     @property
-    def about(self) -> About:
-        return About(self.models.arch, self.spec.name, dict(self.spec.options), self.combination)
+    def about(self) -> ModelOptions:
+        return ModelOptions(self.models.arch, self.spec.name, dict(self.spec.options), self.combination)
 
     def make(self, storage: Storage) -> JobOutput:
         info: dict[str, Any] = {

@@ -17,7 +17,7 @@ from servers import _free_port
 
 from neulig_ray.cli.doctor.doors import doors
 from neulig_ray.cluster.ray_auth import asks_for_token
-from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.session import ClusterSession
 
 NAMES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 start = ray.init
@@ -42,7 +42,7 @@ def settings() -> dict[str, str | None]:
 def session(*, wait: bool) -> None:
     told: list[str] = []
     before = settings()
-    cluster = Cluster(None, (), say=told.append)
+    cluster = ClusterSession(None, (), say=told.append)
     cluster.start()
     held = ray.remote(Held).remote()
     node = ray._private.worker._global_node

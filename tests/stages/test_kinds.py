@@ -38,7 +38,7 @@ from neulig_ray.results import correctness, schema
 from neulig_ray.results.granularities import GRANULARITIES, OWN
 from neulig_ray.seeds import stable_generator
 from neulig_ray.stages import evaluation_jobs, ligand_inputs, merge_inputs, statistics
-from neulig_ray.stages.evaluations import Evaluation
+from neulig_ray.stages.evaluations import PlannedEvaluation
 from neulig_ray.stages.read_inputs import SharedSplit
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
@@ -219,10 +219,10 @@ OF_ORIGIN = REFERENCE.replace('paper="none"', 'paper="none", of="origin"')
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Iterator[Callable[..., list[Evaluation]]]:
+def plan(tmp_path: Path) -> Iterator[Callable[..., list[PlannedEvaluation]]]:
     """Evaluations that an experiment plans for the method of a plugin."""
 
-    def planned(text: str, options: str = "", **changes: Any) -> list[Evaluation]:
+    def planned(text: str, options: str = "", **changes: Any) -> list[PlannedEvaluation]:
         file = tmp_path / "mine.py"
         file.write_text(text)
         load_plugins(read_plugins([str(file)]))
@@ -237,7 +237,7 @@ def plan(tmp_path: Path) -> Iterator[Callable[..., list[Evaluation]]]:
 
 
 @pytest.fixture
-def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[[Evaluation], list[dict[str, Any]]]:
+def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[[PlannedEvaluation], list[dict[str, Any]]]:
     """Runs an evaluation's job on small models, which it makes itself: digits are task a, textures b."""
     named = {"digits": "a", "textures": "b"}
 
@@ -277,7 +277,7 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[[Evaluation], list[dict
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
 
-    def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    def rows(evaluation: PlannedEvaluation) -> list[dict[str, Any]]:
         storage: Any = None
         settings = {name: value for name, value in evaluation.job.settings.items() if name != "model"}
         files, _ = replace(evaluation.job, settings=settings).make(storage)
