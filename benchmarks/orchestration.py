@@ -218,7 +218,7 @@ def longest_first(durations: list[float], machines: int) -> float:
 
 def utilisation(nodes: int, shortest: float) -> dict[str, float]:
     from ray import _private
-    from ray.cluster_utils import ClusterSession as Machines
+    from ray.cluster_utils import Cluster as Machines
 
     # Else a ray.init of anybody on this machine that names no address would join these nodes.
     _private.utils.write_ray_address = lambda *arguments, **options: None

@@ -12,7 +12,7 @@ from neulig_ray.cluster import progress
 from neulig_ray.cluster.progress import Reporter
 from neulig_ray.cluster.run_context import RunContext
 from neulig_ray.cluster.session import ClusterSession
-from neulig_ray.experiment.config import ClusterSession as ClusterSettings
+from neulig_ray.experiment.config import Cluster as ClusterSettings
 from neulig_ray.pipeline.pipeline import Pipeline
 from neulig_ray.pipeline.plan import make_plan
 from neulig_ray.pipeline.stages import up_to

@@ -122,8 +122,9 @@ def cells(frame: pd.DataFrame) -> list[CellRecord]:
     """The cells of the frame, each with two small ligand files."""
     keys = frame[frame["n"] > 1][["arch", "origin", "n"]].drop_duplicates().to_dict("records")
     return [
-        CellRecord(arch=row["arch"], origin=row["origin"], n=int(row["n"]), seed=0, fingerprint=f"cell-{row['n']}",
-             ligand_files={"sup.safetensors": b"s" * 4000, "semi.safetensors": b"t" * 4000})
+        CellRecord(arch=row["arch"], origin=row["origin"], n=int(row["n"]), seed=0,
+                   fingerprint=f"cell-{row['n']}",
+                   ligand_files={"sup.safetensors": b"s" * 4000, "semi.safetensors": b"t" * 4000})
         for row in keys
     ]  # fmt: skip
 
