@@ -16,7 +16,8 @@ from neulig_ray.evaluation.rows import Row, new_row
 from neulig_ray.ligand.data import combination_key
 from neulig_ray.merging.declare.method import MergingMethod
 from neulig_ray.merging.inputs import MergeInputs
-from neulig_ray.merging.prediction import equivalent_embedding, head_logits
+from neulig_ray.merging.prediction import equivalent_embedding
+from neulig_ray.models.logits import head_logits
 
 
 class MethodRows(NamedTuple):
