@@ -41,7 +41,7 @@ from neulig_ray.cluster.cost import Cost, Sizes
 from neulig_ray.cluster.jobs import Job, JobOutput, Resources
 from neulig_ray.cluster.progress import Reporter, StageProgress
 from neulig_ray.cluster.run_context import RunContext
-from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.session import ClusterSession
 from neulig_ray.cluster.train.job import Step, TrainJob, Worker
 from neulig_ray.cluster.train.run import run_trainings
 from neulig_ray.experiment.config import Experiment
@@ -90,7 +90,7 @@ def overhead(experiment: Experiment, cpus: int) -> dict[str, Any]:
         begun = time.monotonic()
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
         start = time.monotonic() - begun
-        pipeline = Pipeline(plan, RunContext(Storage(f"{folder}/ray"), Cluster(None, ()), watch))
+        pipeline = Pipeline(plan, RunContext(Storage(f"{folder}/ray"), ClusterSession(None, ()), watch))
         pipeline.run("evaluate")
         assert not pipeline.context.failures, pipeline.context.failures
         ray.shutdown()
@@ -102,7 +102,7 @@ def in_one_process(plan: Plan, storage: Storage) -> dict[str, float]:
     """The jobs of every stage one after another, by the code that the workers run."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    context = RunContext(storage, Cluster(None, ()), Stopwatch())
+    context = RunContext(storage, ClusterSession(None, ()), Stopwatch())
     seconds = {}
     for stage in STAGES:
         started = time.monotonic()
@@ -152,7 +152,7 @@ def trials(experiment: Experiment, count: int, cpus: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
         watch, storage = Stopwatch(), Storage(folder)
-        pipeline = Pipeline(plan, RunContext(storage, Cluster(None, ()), watch))
+        pipeline = Pipeline(plan, RunContext(storage, ClusterSession(None, ()), watch))
         pipeline.run("search")
         ray.shutdown()
         found = [trial.artifact for cell in plan.cells for trial in cell.trials]
@@ -232,7 +232,7 @@ def utilisation(nodes: int, shortest: float) -> dict[str, float]:
     jobs = sleeping_experts(shortest)
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(folder)
-        context = RunContext(storage, Cluster(None, ()), Stopwatch())
+        context = RunContext(storage, ClusterSession(None, ()), Stopwatch())
         begun = time.time()
         run_trainings("experts", jobs, context, Resources(), Sizes(storage, {}))
         ended = time.time()

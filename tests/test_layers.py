@@ -186,16 +186,18 @@ def test_what_counts_as_private_to_another_room(
 
 
 LEFT = (
-    "code tensorfile stages.artifact stages.storage stages.shards stages.shared stages.prepare stages.absent "
-    "stages.declared stages.families stages.fused stages.imported stages.lookup stages.inventory "
-    "stages.materials stages.measurements stages.models stages.methods stages.placement stages.reservations "
-    "stages.recipes stages.running stages.scratch stages.settings stages.training stages.train_groups "
-    "stages.train_jobs stages.train_loop stages.train_queue stages.plan stages.pipeline stages.estimates "
-    "stages.cluster stages.jobs stages.progress stages.results stages.combinations evaluation.merged "
-    "evaluation.merges evaluation.served evaluation.bench report.beside report.schema report.variants "
-    "report.summary models.foreign models.weights models.sources models.origins merging.weights "
-    "merging.checkpoints merging.sources merging.correspondence merging.workbench cli.pipeline cli.session "
-    "cli.nodes cli.probe cli.cluster_doctor cli.merge_flags cli.merge_inputs cli.merge_masks cli.merge_output"
+    "code tensorfile stages.artifact stages.storage stages.shards stages.shared stages.prepare "
+    "stages.absent stages.declared stages.families stages.fused stages.imported stages.lookup "
+    "stages.inventory stages.materials stages.measurements stages.models stages.methods stages.placement "
+    "stages.reservations stages.recipes stages.running stages.scratch stages.settings stages.training "
+    "stages.train_groups stages.train_jobs stages.train_loop stages.train_queue stages.plan "
+    "stages.pipeline stages.estimates stages.cluster stages.jobs stages.progress stages.results "
+    "stages.combinations evaluation.merged evaluation.merges evaluation.served evaluation.bench "
+    "report.beside report.schema report.variants report.summary models.foreign models.weights "
+    "models.sources models.origins merging.weights merging.checkpoints merging.sources "
+    "merging.correspondence merging.workbench cli.pipeline cli.session cli.nodes cli.probe "
+    "cli.cluster_doctor cli.plan_table cli.dry_run cli.records cli.progress cli.merge_flags "
+    "cli.merge_inputs cli.merge_masks cli.merge_output report.published merging._base tasks._encode"
 )
 
 

@@ -18,9 +18,9 @@ from neulig_ray.errors import InputError, unknown
 from neulig_ray.evaluation.context import choose
 from neulig_ray.evaluation.forward import embed_with
 from neulig_ray.evaluation.metrics import accuracy
-from neulig_ray.merging.prediction import head_logits
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import build_tower
+from neulig_ray.models.logits import head_logits
 from neulig_ray.models.tower_files import check_arch, check_state, tower_spec
 from neulig_ray.pipeline.options import RunOptions
 from neulig_ray.tasks import Split, find_task

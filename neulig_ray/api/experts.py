@@ -21,7 +21,7 @@ from neulig_ray.pipeline.options import RunOptions
 from neulig_ray.storage.inventory import StoredArtifact, inventory
 from neulig_ray.storage.manifest import MANIFEST, read_manifest
 from neulig_ray.storage.storage import Storage
-from neulig_ray.weights.state_dicts import Checkpoint, open_checkpoint
+from neulig_ray.weights.state_dicts import ModelFile, open_checkpoint
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Expert:
     _copies: object = field(default=None, repr=False, compare=False)  # keeps a downloaded file on the disk
 
     @property
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> ModelFile:
         """The file, opened now."""
         return open_checkpoint(self.path)
 

@@ -19,23 +19,23 @@ from neulig_ray.storage.manifest import MANIFEST, manifest_in
 from neulig_ray.weights.fitting import VISUAL, Fitted, fit
 from neulig_ray.weights.folders import INDEX
 from neulig_ray.weights.sources import Source, State, StateSource, check_tensors
-from neulig_ray.weights.state_dicts import Checkpoint, open_checkpoint, twins
+from neulig_ray.weights.state_dicts import ModelFile, open_checkpoint, twins
 from neulig_ray.weights.tensor_file import DTYPES, Spec, not_read
 
 # What two models of one architecture share in what their files say of themselves.
 _ARCHITECTURE = ("arch", "activation", "config")
 
 
-class Opened(Protocol):
+class StoredModel(Protocol):
     """A model that was found before: an expert of a storage."""
 
     @property
-    def checkpoint(self) -> Checkpoint: ...
+    def checkpoint(self) -> ModelFile: ...
     @property
     def identity(self) -> Mapping[str, Any]: ...
 
 
-Model = str | Path | State | nn.Module | Opened
+Model = str | Path | State | nn.Module | StoredModel
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Input:
 
     given: str
     label: str
-    checkpoint: Checkpoint
+    checkpoint: ModelFile
     identity: Mapping[str, Any]
 
     @property
@@ -214,7 +214,7 @@ class Finder:
         if isinstance(model, nn.Module):
             model = model.state_dict()
         if isinstance(model, Mapping):
-            return Input(name, label, Checkpoint(None, StateSource(_in_memory(model, name)), {}), {})
+            return Input(name, label, ModelFile(None, StateSource(_in_memory(model, name)), {}), {})
         if not isinstance(model, str | Path):
             return Input(name, label, model.checkpoint, model.identity)
         path, sha256 = self._locate(str(model))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from neulig_ray.cluster.progress import Reporter
-from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.session import ClusterSession
 from neulig_ray.storage.storage import Storage
 
 Failures = dict[str, str]  # fingerprint of an artifact that could not be made -> why
@@ -17,6 +17,6 @@ class RunContext:
     """
 
     storage: Storage
-    cluster: Cluster
+    cluster: ClusterSession
     reporter: Reporter
     failures: Failures = field(default_factory=dict)

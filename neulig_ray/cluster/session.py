@@ -36,7 +36,7 @@ def _to_standard_error(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-class Cluster:
+class ClusterSession:
     """A cluster that starts on demand. A fully cached run never calls `start`.
 
     `default`: the address where neither `address` nor RAY_ADDRESS gives one; None: this machine alone.

@@ -11,8 +11,9 @@ from neulig_ray.errors import InputError
 from neulig_ray.evaluation.forward import embed_with
 from neulig_ray.ligand.data import Combination, LigandData, task_of
 from neulig_ray.merging.parameters import ExpertStack
-from neulig_ray.merging.prediction import ensemble_logits, head_logits
+from neulig_ray.merging.prediction import ensemble_logits
 from neulig_ray.models.archs import Arch
+from neulig_ray.models.logits import head_logits
 from neulig_ray.seeds import stable_generator
 from neulig_ray.weights.sources import State, moved
 

@@ -16,10 +16,11 @@ from neulig_ray.evaluation.rows import Row, new_row
 from neulig_ray.ligand.data import combination_key
 from neulig_ray.merging.declare.method import MergingMethod
 from neulig_ray.merging.inputs import MergeInputs
-from neulig_ray.merging.prediction import equivalent_embedding, head_logits
+from neulig_ray.merging.prediction import equivalent_embedding
+from neulig_ray.models.logits import head_logits
 
 
-class MeasuredRows(NamedTuple):
+class MethodRows(NamedTuple):
     """Rows, and what was chosen: one entry for each rule for buffers and, where they differ, each task."""
 
     rows: list[Row]
@@ -37,7 +38,7 @@ def evaluate_merge(
     tuning: Tuning | None = None,
     batch_size: int = 128,
     seed: int = 0,
-) -> MeasuredRows:
+) -> MethodRows:
     """`make_models` of `inputs`, and their `method_rows` on `context`, in one."""
     made = make_models(
         method,
@@ -50,7 +51,7 @@ def evaluate_merge(
         seed=seed,
     )
     rows = method_rows(method, made, context, options=options, origin=origin, batch_size=batch_size)
-    return MeasuredRows(rows, made.selected)
+    return MethodRows(rows, made.selected)
 
 
 def method_rows(

@@ -27,7 +27,7 @@ FORMAT: Final = 1
 
 
 @dataclass(frozen=True)
-class About:
+class ModelOptions:
     """Whose models they are: of `method`, with the `options` that are not its defaults."""
 
     arch: str
@@ -47,7 +47,7 @@ class StoredModels:
     `skipped`: why there are none, "" where there are. Not `kept`: modules that nothing rebuilds.
     """
 
-    about: About
+    about: ModelOptions
     models: MethodModels
     skipped: str = ""
     kept: bool = True
@@ -82,7 +82,7 @@ def served_models(made: MethodModels) -> list[ServedModel]:
 
 
 def model_files(
-    about: About, served: Iterable[ServedModel], selected: Sequence[Mapping[str, Any]] = ()
+    about: ModelOptions, served: Iterable[ServedModel], selected: Sequence[Mapping[str, Any]] = ()
 ) -> Iterator[tuple[str, bytes]]:
     """Names and contents of files, one model at a time. `selected`: as in `MethodModels`.
 
@@ -112,12 +112,12 @@ def model_files(
     yield INDEX, _index(about, served=entries, selected=list(selected))
 
 
-def skipped_files(about: About, reason: str) -> dict[str, bytes]:
+def skipped_files(about: ModelOptions, reason: str) -> dict[str, bytes]:
     """The same of a method that is not defined for these models."""
     return {INDEX: _index(about, served=[], selected=[], skipped=reason)}
 
 
-def unkept_files(about: About) -> dict[str, bytes]:
+def unkept_files(about: ModelOptions) -> dict[str, bytes]:
     """The same of modules that the method does not rebuild: whoever needs them makes them."""
     return {INDEX: _index(about, served=[], selected=[], kept=False)}
 
@@ -162,14 +162,16 @@ def read_betas(load: Callable[[str], bytes], where: str) -> dict[str, torch.Tens
         return {entry["task"]: torch.tensor(entry["beta"]) for entry in found["served"]}
 
 
-def _read_index(load: Callable[[str], bytes], where: str) -> tuple[About, dict[str, Any]]:
+def _read_index(load: Callable[[str], bytes], where: str) -> tuple[ModelOptions, dict[str, Any]]:
     found = bounded_json(load(INDEX), f"{where}: {INDEX}")
     with _misstated(where):
         if found["format"] != FORMAT:
             raise InputError(
                 f"{where} is of format {found['format']!r}; this version reads {FORMAT}: update neulig-ray"
             )
-        return About(found["arch"], found["method"], found["options"], tuple(found["combination"])), found
+        return ModelOptions(
+            found["arch"], found["method"], found["options"], tuple(found["combination"])
+        ), found
 
 
 @contextmanager
@@ -180,7 +182,7 @@ def _misstated(where: str) -> Iterator[None]:
         raise InputError(f"{where}: {INDEX} lacks or misstates {error}: make it again") from error
 
 
-def _index(about: About, **more: Any) -> bytes:
+def _index(about: ModelOptions, **more: Any) -> bytes:
     index = {
         "format": FORMAT,
         "arch": about.arch,
@@ -194,7 +196,7 @@ def _index(about: About, **more: Any) -> bytes:
     return json.dumps(index, indent=1).encode()
 
 
-def _model_bytes(about: About, model: Model, setting: Mapping[str, Any]) -> bytes:
+def _model_bytes(about: ModelOptions, model: Model, setting: Mapping[str, Any]) -> bytes:
     recorded = {
         "method": about.method,
         "options": json.loads(json.dumps({**about.options, **setting})),
@@ -208,7 +210,7 @@ def _model_bytes(about: About, model: Model, setting: Mapping[str, Any]) -> byte
     return pack(tensors, describe(arch, "module", **recorded))
 
 
-def _read(data: bytes, about: About, setting: Mapping[str, Any], where: str) -> Model:
+def _read(data: bytes, about: ModelOptions, setting: Mapping[str, Any], where: str) -> Model:
     arch = ARCHS[about.arch]
     tensors, metadata, _ = unpack(data, where)
     if metadata.get("kind") != "module":
@@ -224,7 +226,7 @@ def _read(data: bytes, about: About, setting: Mapping[str, Any], where: str) -> 
     return module.requires_grad_(False).eval()
 
 
-def _empty_inputs(about: About) -> MergeInputs:
+def _empty_inputs(about: ModelOptions) -> MergeInputs:
     """Experts of which nothing but the architecture counts."""
     tower = build_tower(ARCHS[about.arch]).eval()
     state = tower.state_dict()

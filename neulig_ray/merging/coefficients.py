@@ -10,8 +10,8 @@ from neulig_ray.errors import InputError
 from neulig_ray.merging.adaptation import backward_each, entropy, minimise, task_batches
 from neulig_ray.merging.inputs import MergeInputs
 from neulig_ray.merging.options import About
-from neulig_ray.merging.prediction import head_logits
 from neulig_ray.merging.task_vectors import TaskVectors
+from neulig_ray.models.logits import head_logits
 from neulig_ray.weights.compatibility import check_specs
 from neulig_ray.weights.sources import State, StateSource
 

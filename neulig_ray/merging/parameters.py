@@ -95,11 +95,6 @@ class ExpertStack:
         return tuple(self.vectors)
 
     @property
-    def flat(self) -> torch.Tensor:
-        """All vectors as one float32 tensor (n, P): a copy."""
-        return torch.stack(list(self.vectors.values()))
-
-    @property
     def size(self) -> int:
         """P, the numbers in a vector."""
         return self.layout[-1].stop if self.layout else 0

@@ -1,14 +1,10 @@
-"""Prediction level: logits of a frozen head, and ensembles weighted by beta."""
+"""Prediction level: logits of a frozen head, also from here, and ensembles weighted by beta."""
 
 from collections.abc import Callable
 
 import torch
-from torch.nn.functional import normalize
 
-
-def head_logits(embeddings: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
-    """Logits (..., C) of embeddings (..., d) under a zero-shot head (C, d), which holds the logit scale."""
-    return normalize(embeddings, dim=-1) @ head.T
+from neulig_ray.models.logits import head_logits as head_logits
 
 
 def weighted_embedding(beta: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:

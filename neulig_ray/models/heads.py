@@ -9,11 +9,12 @@ from torch.nn.functional import normalize
 
 from neulig_ray.models.archs import Arch
 from neulig_ray.models.clip import tokenize
+from neulig_ray.models.logits import head_logits
 
 
 @torch.no_grad()
 def zero_shot_head(clip: Any, arch: Arch, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """The frozen head float32 (C, d) of a task: logits = normalize(z) @ head.T.
+    """The frozen head float32 (C, d) of a task: see `head_logits`.
 
     Row c = exp(logit_scale) * normalize(mean over templates of the normalised text embeddings), CLIP's
     prompt ensemble (arXiv 2103.00020, section 3.1.4). Templates hold one `{}` for the class name.
@@ -32,7 +33,7 @@ def zero_shot_head(clip: Any, arch: Arch, class_names: Sequence[str], templates:
 
 def accuracy(embeddings: Tensor, head: Tensor, labels: Tensor) -> float:
     """Percentage of embeddings (N, d) whose largest logit is their label's; raises ValueError for NaN."""
-    logits = normalize(embeddings, dim=-1) @ head.T
+    logits = head_logits(embeddings, head)
     if not logits.isfinite().all():
         raise ValueError("logits are NaN or infinite: an accuracy would be meaningless")
     return 100.0 * float((logits.argmax(-1) == labels).float().mean())

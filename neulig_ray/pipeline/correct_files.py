@@ -9,13 +9,15 @@ from neulig_ray.pipeline.stored_results import correct_file, read_correctness
 from neulig_ray.results.correctness import Correctness, written
 from neulig_ray.results.schema import OK
 from neulig_ray.stages.evaluation_jobs import CORRECT_FILE
-from neulig_ray.stages.evaluations import Evaluation
+from neulig_ray.stages.evaluations import PlannedEvaluation
 from neulig_ray.storage.storage import Storage
 
 _AT_ONCE: Final = 16  # files: an object store answers each after tens of milliseconds
 
 
-def gather(name: str, measured: Sequence[tuple[Evaluation, Sequence[Row]]], storage: Storage) -> list[str]:
+def gather(
+    name: str, measured: Sequence[tuple[PlannedEvaluation, Sequence[Row]]], storage: Storage
+) -> list[str]:
     """Write `correct/FINGERPRINT.safetensors` of each evaluation into the experiment's folder.
 
     What is there already is left, also of earlier results. A sentence, where some evaluations have no bits:
@@ -37,7 +39,7 @@ def gather(name: str, measured: Sequence[tuple[Evaluation, Sequence[Row]]], stor
     return []
 
 
-def _bits(evaluation: Evaluation, storage: Storage) -> dict[str, Correctness]:
+def _bits(evaluation: PlannedEvaluation, storage: Storage) -> dict[str, Correctness]:
     """The bits of an evaluation's rows by their names in the table, where the seed is the experiment's."""
     try:
         found = read_correctness(storage, f"{evaluation.job.artifact.path}/{CORRECT_FILE}")

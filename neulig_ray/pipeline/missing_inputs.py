@@ -4,11 +4,9 @@ import importlib.util
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from huggingface_hub import try_to_load_from_cache
-from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
 from neulig_ray.errors import InputError
 from neulig_ray.models.archs import ARCHS
@@ -118,11 +116,8 @@ def _cached(download: OriginDownload) -> bool:
     if source.kind == "hub":
         return _in_hub_cache(source.place, [file for files in WEIGHTS.values() for file in files])
     entry = tags.check_tag(ARCHS[download.arch], source.place)
-    repository, _, file = str(entry.get("hf_hub", "")).rpartition("/")
-    if repository:
-        names = [str(Path(file).with_suffix(".safetensors")), file] if file else []
-        return _in_hub_cache(repository, names or [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME])
-    return (Path("~/.cache/clip").expanduser() / Path(str(entry.get("url", ""))).name).is_file()
+    repository, files = tags.on_hub(entry)
+    return _in_hub_cache(repository, files) if repository else tags.from_url(entry).is_file()
 
 
 def _in_hub_cache(repository: str, files: Sequence[str]) -> bool:

@@ -17,7 +17,7 @@ from neulig_ray.pipeline.names import check_names
 from neulig_ray.pipeline.stages import STAGES
 from neulig_ray.results.granularities import GRANULARITIES
 from neulig_ray.stages.embeddings import EmbeddingJob, embedding_job
-from neulig_ray.stages.evaluations import Evaluation, plan_evaluations
+from neulig_ray.stages.evaluations import PlannedEvaluation, plan_evaluations
 from neulig_ray.stages.experts import ExpertJob, expert_job
 from neulig_ray.stages.fused_origins import FusionJob, Sources, plan_fused
 from neulig_ray.stages.heads import HeadJob, head_job
@@ -49,7 +49,7 @@ class Plan:
     cells: list[Cell]
     statistics: list[StatisticsJob]
     merged: list[ModelJob]
-    evaluations: list[Evaluation]
+    evaluations: list[PlannedEvaluation]
 
     @property
     def all_tasks(self) -> list[TaskJob]:

@@ -53,14 +53,14 @@ def expert_curves(
     return found
 
 
-def trials(plan: Plan, storage: Storage) -> list[records.Trial]:
+def trials(plan: Plan, storage: Storage) -> list[records.TrialRecord]:
     """Every trial of every finished search."""
     found = []
     for cell in plan.cells:
         search = _search(cell, storage)
         for about in search.get("trials", ()):
             found.append(
-                records.Trial(
+                records.TrialRecord(
                     **_place(cell.group),
                     seed=plan.experiment.seed,
                     alignment=cell.objective,
@@ -77,7 +77,7 @@ def trials(plan: Plan, storage: Storage) -> list[records.Trial]:
     return found
 
 
-def cells(plan: Plan, storage: Storage) -> list[records.Cell]:
+def cells(plan: Plan, storage: Storage) -> list[records.CellRecord]:
     """Every (arch, origin, n) with the ligands that were selected for it."""
     found = []
     for group in plan.groups:
@@ -89,7 +89,7 @@ def cells(plan: Plan, storage: Storage) -> list[records.Cell]:
         }
         of: Any = [cell.artifact.fingerprint for cell in own] or group.combinations
         found.append(
-            records.Cell(
+            records.CellRecord(
                 **_place(group), seed=plan.experiment.seed, fingerprint=fingerprint(of), ligand_files=files
             )
         )

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from neulig_ray.cluster.progress import Reporter
 from neulig_ray.cluster.run_context import RunContext
-from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.session import ClusterSession
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.experiment.config import Experiment
 from neulig_ray.paths import check_roots
@@ -58,7 +58,7 @@ class Session:
         check_families(self.plan.imported, self.storage, family)
         # Progress goes to standard error: standard output is the table's, or the JSON's.
         self.reporter = Reporter(Console(stderr=True), quiet=options.quiet)
-        self.cluster = Cluster(
+        self.cluster = ClusterSession(
             options.address, plugins, autoscaling=experiment.cluster.autoscaling, say=self._say_of_ray
         )
         self.context = RunContext(self.storage, self.cluster, self.reporter)

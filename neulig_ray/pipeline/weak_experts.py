@@ -8,7 +8,7 @@ from neulig_ray.evaluation.weakness import weakness
 from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.experiment.combinations import origin_of
 from neulig_ray.ligand.data import LigandData, task_of
-from neulig_ray.merging.prediction import head_logits
+from neulig_ray.models.logits import head_logits
 from neulig_ray.pipeline.plan import Plan
 from neulig_ray.stages.embeddings import load_embeddings
 from neulig_ray.stages.heads import FILE as HEAD_FILE

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from neulig_ray.report.console import EXTRAS
-from neulig_ray.report.published_rows import Cell, Published, PublishedRow
+from neulig_ray.report.published_rows import PrintedScores, Published, PublishedRow
 from neulig_ray.results.summary import Table
 
 
@@ -56,7 +56,7 @@ def _row(row: PublishedRow, tasks: Sequence[str]) -> str:
     )
 
 
-def _cells(cell: Cell, extra: str = "") -> str:
+def _cells(cell: PrintedScores, extra: str = "") -> str:
     """As printed: a published gap has no sign."""
     merging, ensembling, gap = ("" if value is None else f"{value:g}" for value in cell)
     return (

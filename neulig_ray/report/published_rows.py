@@ -14,7 +14,7 @@ from typing import Any, Final
 from neulig_ray.errors import unknown
 
 FOLDER: Final = Path(__file__).parent / "published"
-Cell = tuple[float | None, float | None, float | None]  # merging, ensembling, gap (as printed)
+PrintedScores = tuple[float | None, float | None, float | None]  # merging, ensembling, gap (as printed)
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class PublishedRow:
     """One method. `scores` by task, empty where only the mean was published; accuracies in percent."""
 
     label: str
-    mean: Cell
-    scores: Mapping[str, Cell]
+    mean: PrintedScores
+    scores: Mapping[str, PrintedScores]
     source: str
     note: str = ""
 
@@ -112,7 +112,7 @@ def _row(given: Mapping[str, Any], tasks: list[str], source: str) -> PublishedRo
     )
 
 
-def _cell(given: float | list[float | None]) -> Cell:
+def _cell(given: float | list[float | None]) -> PrintedScores:
     """A merging accuracy alone, or merging, ensembling and gap."""
     if isinstance(given, list):
         merging, ensembling, gap = [*given, None, None, None][:3]

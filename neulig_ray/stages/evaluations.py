@@ -32,7 +32,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class PlannedEvaluation:
     """A job, and what its rows have in common whether it succeeds or fails."""
 
     job: evaluation_jobs.EvaluationJob
@@ -43,7 +43,7 @@ class Evaluation:
 class Evaluations(NamedTuple):
     """What an experiment measures. `statistics`: of experts; `models`: merged ones, made apart."""
 
-    evaluations: list[Evaluation]
+    evaluations: list[PlannedEvaluation]
     statistics: list[StatisticsJob]
     models: list[ModelJob]
 
@@ -57,7 +57,7 @@ def plan_evaluations(
 ) -> Evaluations:
     """All evaluations of an experiment, and the jobs whose artifacts some of them read."""
     planner = _Planner(experiment, models)
-    planned: list[Evaluation] = []
+    planned: list[PlannedEvaluation] = []
     for spec in methods:
         match spec.method:
             case ReferenceMethod() as method:
@@ -83,7 +83,7 @@ class _Planner:
         self.measuring: dict[str, StatisticsJob] = {}  # fingerprint -> job
         self.models: list[ModelJob] = []
 
-    def reference(self, spec: MethodSpec, method: ReferenceMethod, arch: str, key: str) -> Evaluation:
+    def reference(self, spec: MethodSpec, method: ReferenceMethod, arch: str, key: str) -> PlannedEvaluation:
         origin, task = origin_of(key), task_of(key)
         of_origin = method.of == "origin"
         known = self._models[arch].restricted([key])
@@ -102,7 +102,7 @@ class _Planner:
             spec, arch, key, common, (task,), evaluation_jobs.reference, known, inputs, settings
         )
 
-    def ensemble(self, spec: MethodSpec, group: Group, combination: Combination) -> Evaluation:
+    def ensemble(self, spec: MethodSpec, group: Group, combination: Combination) -> PlannedEvaluation:
         known = self._models[group.arch].restricted(combination)
         common = {**self._combined(group, combination), "granularity": "global"}
         return self._evaluation(
@@ -119,7 +119,7 @@ class _Planner:
 
     def merge(
         self, spec: MethodSpec, method: MergingMethod, group: Group, combination: Combination
-    ) -> Evaluation:
+    ) -> PlannedEvaluation:
         e = self._e
         known = self._models[group.arch].restricted(combination)
         settings: dict[str, Any] = {
@@ -159,8 +159,8 @@ class _Planner:
         )
 
     def _made_before(
-        self, evaluation: Evaluation, kind: type[ModelJob], combination: Combination, **more: Any
-    ) -> Evaluation:
+        self, evaluation: PlannedEvaluation, kind: type[ModelJob], combination: Combination, **more: Any
+    ) -> PlannedEvaluation:
         """The evaluation with its models made by a job of their own. Its name is the same."""
         job = evaluation.job
         identity = {"evaluation": job.artifact.fingerprint}
@@ -175,7 +175,7 @@ class _Planner:
         job = statistics_job(self._e, spec, self._models[arch], key)
         return self.measuring.setdefault(job.artifact.fingerprint, job)
 
-    def gated(self, spec: MethodSpec, method: GatedMethod, cell: Cell) -> list[Evaluation]:
+    def gated(self, spec: MethodSpec, method: GatedMethod, cell: Cell) -> list[PlannedEvaluation]:
         e, arch = self._e.evaluation, cell.group.arch
         planned = []
         for combination in cell.group.combinations:
@@ -255,7 +255,7 @@ class _Planner:
         settings: Mapping[str, Any],
         rule: Mapping[str, str] = MappingProxyType({}),
         **more: Any,
-    ) -> Evaluation:
+    ) -> PlannedEvaluation:
         threads = self._e.cluster.cpus_per_worker
         identity = {
             **spec.identity,
@@ -289,14 +289,14 @@ class _Planner:
             tasks,
             mixed="," in common["origin"],
         )
-        return Evaluation(job, shared, tasks)
+        return PlannedEvaluation(job, shared, tasks)
 
 
 def _tasks(combination: Combination) -> tuple[str, ...]:
     return tuple(map(task_of, combination))
 
 
-def evaluation_rows(evaluation: Evaluation, storage: Storage, failures: Failures) -> list[Row]:
+def evaluation_rows(evaluation: PlannedEvaluation, storage: Storage, failures: Failures) -> list[Row]:
     """The results rows of an evaluation: what it measured, or why it could not."""
     reason = failures.get(evaluation.job.artifact.fingerprint)
     if reason is not None:

@@ -16,7 +16,7 @@ from neulig_ray.errors import NotApplicable
 from neulig_ray.evaluation.granularity import RULES
 from neulig_ray.evaluation.ligand_rows import task_weights
 from neulig_ray.evaluation.model_files import (
-    About,
+    ModelOptions,
     ServedModel,
     StoredModels,
     model_files,
@@ -34,9 +34,10 @@ from neulig_ray.merging.declare.gated import GatedMethod
 from neulig_ray.merging.declare.method import MergingMethod
 from neulig_ray.merging.models import is_batchnorm_statistic
 from neulig_ray.merging.parameters import ExpertStack
+from neulig_ray.stages.experts import tower_size
 from neulig_ray.stages.ligand_inputs import kept_parameters, load_ligand
 from neulig_ray.stages.merge_inputs import MergeReader
-from neulig_ray.stages.merging_costs import making
+from neulig_ray.stages.merging_costs import buffers_rules, defined, making
 from neulig_ray.stages.read_inputs import load_bare_tower, peak_bytes, read_split
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
@@ -67,8 +68,8 @@ class ModelJob(Job):
         return (self.evaluation,)
 
     @property
-    def about(self) -> About:
-        return About(self.models.arch, self.spec.name, dict(self.spec.options), self.combination)
+    def about(self) -> ModelOptions:
+        return ModelOptions(self.models.arch, self.spec.name, dict(self.spec.options), self.combination)
 
     def make(self, storage: Storage) -> JobOutput:
         info: dict[str, Any] = {
@@ -100,7 +101,12 @@ class MethodModelsJob(ModelJob):
 
     def cost(self, sizes: Sizes) -> Cost:
         settings = {"val_images": self.val_images, "batchnorm_images": self.batchnorm_images}
-        return making(sizes, self.spec, self.models, self.about.tasks, settings, mixed=self.mixed)
+        if not defined(self.spec, self.models.arch, mixed=self.mixed):
+            return Cost()
+        made = making(sizes, self.spec, self.models, self.about.tasks, settings, mixed=self.mixed)
+        by_task = self.spec.require(MergingMethod).planned_granularity == "task"
+        each = len(self.combination) if by_task else 1
+        return made + Cost(bytes=each * buffers_rules(self.models.arch) * tower_size(self.models.arch))
 
     def files(self, storage: Storage) -> Iterator[tuple[str, bytes]]:
         method = self.spec.require(MergingMethod)
@@ -114,7 +120,8 @@ class MethodModelsJob(ModelJob):
             yield from skipped_files(self.about, str(error)).items()
             return
         served = served_models(made)
-        if any(isinstance(one.model, nn.Module) for one in served) and not method.rebuilds:
+        modules = any(isinstance(one.model, nn.Module) for one in served)
+        if modules and not (method.rebuilds and len(served) == 1):
             yield from unkept_files(self.about).items()
             return
         yield from model_files(self.about, served, made.selected)

@@ -29,9 +29,9 @@ def making(
     `settings`: `val_images` and `batchnorm_images` of the evaluation; `mixed`: the experts' origins differ.
     Where the tower has BatchNorm, what is chosen is chosen for each of two rules.
     """
-    if not _defined(spec, models.arch, mixed):
+    if not defined(spec, models.arch, mixed=mixed):
         return Cost()
-    flops, rules = forward_flops(models.arch), _rules(models.arch)
+    flops, rules = forward_flops(models.arch), buffers_rules(models.arch)
     tries = math.prod(map(len, spec.grid.values())) if spec.grid else 0
     total = Cost()
     for task in tasks if tries else ():
@@ -47,17 +47,19 @@ def measuring(
     sizes: Sizes, spec: MethodSpec, models: ArchModels, tasks: Sequence[str], *, mixed: bool
 ) -> Cost:
     """Passes over the test split, for each rule for BatchNorm's buffers."""
-    if not _defined(spec, models.arch, mixed):
+    if not defined(spec, models.arch, mixed=mixed):
         return Cost()
-    each = _rules(models.arch) * forward_flops(models.arch)
+    each = buffers_rules(models.arch) * forward_flops(models.arch)
     return sum((sizes.passes(models.data[task], "test", each) for task in tasks), Cost())
 
 
-def _defined(spec: MethodSpec, arch: str, mixed: bool) -> bool:
+def defined(spec: MethodSpec, arch: str, *, mixed: bool) -> bool:
+    """Whether a method merges experts of this architecture. `mixed`: their origins differ."""
     return spec.method.unsupported_reason(_skeleton(arch)) is None and not (spec.method.needs_base and mixed)
 
 
-def _rules(arch: str) -> int:
+def buffers_rules(arch: str) -> int:
+    """How many rules for BatchNorm's buffers the merged models of an architecture are made by."""
     return 2 if any(name.endswith("running_mean") for name in _skeleton(arch).state_dict()) else 1
 
 

@@ -16,7 +16,7 @@ from neulig_ray.errors import InputError, StageError
 from neulig_ray.redaction import redacted, without_secrets
 from neulig_ray.tracking import mlflow_internals, projection, store
 from neulig_ray.tracking.database import DatabaseLocked, database
-from neulig_ray.tracking.records import Cell, ExpertCurve, Trial
+from neulig_ray.tracking.records import CellRecord, ExpertCurve, TrialRecord
 from neulig_ray.tracking.runs import CONTENT, KEY, Run
 from neulig_ray.tracking.server import check_location, is_passing, is_server
 from neulig_ray.tracking.standing import all_stand
@@ -72,9 +72,9 @@ class Tracker:
     def record(
         self,
         results: pd.DataFrame,
-        trials: Sequence[Trial] = (),
+        trials: Sequence[TrialRecord] = (),
         experts: Sequence[ExpertCurve] = (),
-        cells: Sequence[Cell] = (),
+        cells: Sequence[CellRecord] = (),
         artifacts: Mapping[str, bytes] | None = None,
     ) -> RecordCounts:
         """Create and update what is missing or changed. `artifacts` are laid beside every cell's own.

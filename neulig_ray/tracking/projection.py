@@ -19,7 +19,7 @@ from neulig_ray.results.summary import Line, lines, origin_group, tables, varian
 from neulig_ray.results.variants import FIELDS
 from neulig_ray.tracking import mlflow_internals
 from neulig_ray.tracking.files import cell_files, combinations, note, summary
-from neulig_ray.tracking.records import Cell, ExpertCurve, Trial
+from neulig_ray.tracking.records import CellRecord, ExpertCurve, TrialRecord
 from neulig_ray.tracking.runs import FINGERPRINT, Metric, Run, as_json, finite, line_metrics, score_metrics
 
 _MAX_STEPS: Final = 100
@@ -29,9 +29,9 @@ _SELECTED: Final = ("task", "sample")
 def runs(
     experiment: str,
     results: pd.DataFrame,
-    trials: Sequence[Trial] = (),
+    trials: Sequence[TrialRecord] = (),
     experts: Sequence[ExpertCurve] = (),
-    cells: Sequence[Cell] = (),
+    cells: Sequence[CellRecord] = (),
     artifacts: Mapping[str, bytes] | None = None,
 ) -> list[Run]:
     """All runs, a parent before its children. Raises StageError where rows or trials belong to no cell."""
@@ -101,10 +101,10 @@ def _expert(parent: str, shared: Mapping[str, str], curve: ExpertCurve) -> Run:
 
 def _cell(
     experiment: str,
-    cell: Cell,
+    cell: CellRecord,
     rows: pd.DataFrame,
     reference: pd.DataFrame,
-    trials: Sequence[Trial],
+    trials: Sequence[TrialRecord],
     artifacts: Mapping[str, bytes],
 ) -> Iterator[Run]:
     origin = origin_group(cell.origin)
@@ -132,7 +132,7 @@ def _cell(
     yield from (_variant(key, shared, x, part) for x, part in own)
 
 
-def _trials(parent: str, shared: Mapping[str, str], trials: Sequence[Trial]) -> Iterator[Run]:
+def _trials(parent: str, shared: Mapping[str, str], trials: Sequence[TrialRecord]) -> Iterator[Run]:
     taken: dict[str, int] = {}
     for trial in trials:
         setting = f"{trial.alignment}/{trial.fingerprint}/{trial.learning_rate!r}/{trial.alignment_weight!r}"
@@ -190,11 +190,11 @@ def _cell_metrics(made: Sequence[Line], alignment: str) -> list[Metric]:
     return headline + every
 
 
-def _identity(record: Cell | Trial) -> tuple[str, str, int, int]:
+def _identity(record: CellRecord | TrialRecord) -> tuple[str, str, int, int]:
     return record.arch, origin_group(record.origin), record.n, record.seed
 
 
-def _check_cells(results: pd.DataFrame, trials: Sequence[Trial], cells: Sequence[Cell]) -> None:
+def _check_cells(results: pd.DataFrame, trials: Sequence[TrialRecord], cells: Sequence[CellRecord]) -> None:
     known = {_identity(cell)[:3] for cell in cells}
     combined = results[results["n"] > 1][["arch", "origin", "n"]].drop_duplicates()
     met = {(str(arch), str(origin), int(n)) for arch, origin, n in combined.itertuples(index=False)}

@@ -7,7 +7,7 @@ OK = "ok"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class CellRecord:
     """One (arch, origin, n) of an experiment. `fingerprint`: of what determines its search and ligands.
 
     A changed fingerprint is another cell, recorded beside the earlier one. `origin` as in the results,
@@ -23,7 +23,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class TrialRecord:
     """One setting of a search. Accuracies on val in percent at granularity `task`; status as in results."""
 
     arch: str

@@ -24,7 +24,7 @@ MAX_LOGIT_SCALE = 100.0  # CLIP's bound
 
 @dataclass(frozen=True)
 class Chunk:
-    """What is known after some steps. `checkpoint` and `state` copy to the CPU when they are called."""
+    """What is known after some steps. `checkpoint` copies to the CPU when it is called."""
 
     step: int  # steps finished
     steps: int
@@ -33,7 +33,6 @@ class Chunk:
     seconds: float
     images_per_second: float  # of all workers
     checkpoint: Callable[[], Checkpoint]
-    state: Callable[[], dict[str, Tensor]]
 
 
 def pretraining_stream(tasks: Iterable[Task], seed: int, count: int) -> tuple[np.ndarray, list[str]]:
@@ -150,7 +149,6 @@ def pretrain(
                 seconds=seconds,
                 images_per_second=seen * world_size / seconds,
                 checkpoint=save,
-                state=lambda: to_cpu(dict(clip.state_dict())),
             )
             start, losses, hits, seen = time.perf_counter(), 0.0, 0, 0
 

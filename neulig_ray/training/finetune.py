@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy
 
 from neulig_ray.errors import InputError, TrainingDiverged
 from neulig_ray.models.archs import Arch, FinetuneRecipe
 from neulig_ray.models.clip import embed, image_size, preprocess
 from neulig_ray.models.heads import accuracy
+from neulig_ray.models.logits import head_logits
 from neulig_ray.tasks import Split
 from neulig_ray.training.augmentation import augmented, draw
 from neulig_ray.training.execution import Execution, ahead
@@ -25,7 +26,7 @@ Checkpoint = dict[str, Any]
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is known after an epoch. `checkpoint` and `state` copy to the CPU when they are called."""
+    """What is known after an epoch. `checkpoint` copies to the CPU when it is called."""
 
     index: int  # epochs finished: 1..epochs
     epochs: int
@@ -34,7 +35,6 @@ class Epoch:
     seconds: float
     images_per_second: float  # of all workers
     checkpoint: Callable[[], Checkpoint]
-    state: Callable[[], dict[str, Tensor]]
 
 
 def finetune(
@@ -127,7 +127,6 @@ def finetune(
             seconds=seconds,
             images_per_second=batches[-1].stop / seconds,
             checkpoint=save,
-            state=lambda: to_cpu(dict(tower.state_dict())),
         )
 
 
@@ -157,5 +156,5 @@ def _summed_loss(
     images = batch.images[rows].to(device)
     images = augmented(execution.recipe, images, batch.moves[rows], image_size(arch))
     z = execution.forward(module, preprocess(images, arch, device))
-    logits = normalize(z.float(), dim=-1) @ head.T
+    logits = head_logits(z.float(), head)
     return cross_entropy(logits, batch.labels[rows].to(device), reduction="sum")

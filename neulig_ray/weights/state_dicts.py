@@ -24,7 +24,7 @@ _TEXTS: Final = ("kind", "arch", "activation", "method", "origin_fingerprint", "
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ModelFile:
     """A model that is open. `about`: what its header says under "neulig", which may be nothing.
 
     `path`: None where it lies in memory. `files`: those that it is read from; one is `path` itself, or they
@@ -38,7 +38,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
 
-def open_checkpoint(path: Path | str, weights: str = "") -> Checkpoint:
+def open_checkpoint(path: Path | str, weights: str = "") -> ModelFile:
     """Open a safetensors file, a state dict that torch.save wrote, or a model's folder or index.
 
     `weights`: the key of the state dict to take where a file holds several, or what its tensors' names begin
@@ -52,10 +52,10 @@ def open_checkpoint(path: Path | str, weights: str = "") -> Checkpoint:
     if len(parts) == 1:
         return parts[0]
     source = SeveralFiles({str(part.path): part.source for part in parts})
-    return Checkpoint(path, source, {}, tuple(files), tuple(note for part in parts for note in part.notes))
+    return ModelFile(path, source, {}, tuple(files), tuple(note for part in parts for note in part.notes))
 
 
-def _opened(path: Path, weights: str) -> Checkpoint:
+def _opened(path: Path, weights: str) -> ModelFile:
     try:
         with path.open("rb") as stream:
             start = stream.read(64)
@@ -64,14 +64,14 @@ def _opened(path: Path, weights: str) -> Checkpoint:
     # A safetensors file begins with the length of its header, which may look like either.
     if (start[:2] == b"PK" or start[:1] == b"\x80") and not looks_safe(start):
         source = _state_dict(path, weights, "zip file" if start[:2] == b"PK" else "pickle")
-        return Checkpoint(path, source, {}, (path,), tuple(_notes(source)))
+        return ModelFile(path, source, {}, (path,), tuple(_notes(source)))
     file = TensorFile(path)
     part = Under(file, f"{weights}.")
     if weights and part.specs:  # names that were flattened before they were written
         left = len(file.specs) - len(part.specs)
         note = f"{path}: the weights are those of {weights!r}; left out: {left} tensors of other names"
-        return Checkpoint(path, part, {}, (path,), (note,) if left else ())
-    return Checkpoint(path, file, _about(file), (path,))
+        return ModelFile(path, part, {}, (path,), (note,) if left else ())
+    return ModelFile(path, file, _about(file), (path,))
 
 
 def _about(file: TensorFile) -> dict[str, Any]:

@@ -184,9 +184,9 @@ def test_a_finished_experiment_is_read_again_without_a_cluster(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """From Python and from the command line alike; a changed field makes what hangs on it."""
-    from neulig_ray.cluster.session import Cluster
+    from neulig_ray.cluster.session import ClusterSession
 
-    monkeypatch.setattr(Cluster, "start", lambda self: pytest.fail("the cluster was started"))
+    monkeypatch.setattr(ClusterSession, "start", lambda self: pytest.fail("the cluster was started"))
     found = nl.run("smallest", storage=copied_storage)
     assert "smallest/report.html" in capsys.readouterr().err
     assert (copied_storage / "smallest/report.html").is_file()

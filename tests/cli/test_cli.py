@@ -40,12 +40,12 @@ def neulig(capsys: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that starts Ray all the same fails the test."""
-    from neulig_ray.cluster.session import Cluster
+    from neulig_ray.cluster.session import ClusterSession
 
-    def start(self: Cluster) -> None:
+    def start(self: ClusterSession) -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(Cluster, "start", start)
+    monkeypatch.setattr(ClusterSession, "start", start)
 
 
 @pytest.fixture

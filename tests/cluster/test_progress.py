@@ -11,7 +11,7 @@ from neulig_ray.cli.run.plan_table import plan_table
 from neulig_ray.cluster import progress
 from neulig_ray.cluster.progress import Reporter
 from neulig_ray.cluster.run_context import RunContext
-from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.session import ClusterSession
 from neulig_ray.experiment.config import Cluster as ClusterSettings
 from neulig_ray.pipeline.pipeline import Pipeline
 from neulig_ray.pipeline.plan import make_plan
@@ -95,7 +95,7 @@ def test_the_plan_tells_jobs_resources_and_order(tmp_path: object) -> None:
     settings = ClusterSettings(cpus_per_worker=4, gpus_per_worker=0.5, cpus_per_trial=0.5)
     experiment = dataclasses.replace(experiment, cluster=settings)
     reporter = Reporter(Console(file=io.StringIO(), width=200))
-    context = RunContext(Storage(str(tmp_path)), Cluster(None, ()), reporter)
+    context = RunContext(Storage(str(tmp_path)), ClusterSession(None, ()), reporter)
     pipeline = Pipeline(make_plan(experiment), context)
     counts = pipeline.count()
     table = plan_table(pipeline, counts)
@@ -132,5 +132,5 @@ def test_slots_are_counted_node_by_node(
         {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 9.0}},
     ]
     monkeypatch.setitem(__import__("sys").modules, "ray", SimpleNamespace(nodes=lambda: nodes))
-    assert Cluster(None, ()).slots(**need) == slots
-    assert Cluster(None, (), autoscaling=True).slots(**need) == 16, "asked for, that nodes be started"
+    assert ClusterSession(None, ()).slots(**need) == slots
+    assert ClusterSession(None, (), autoscaling=True).slots(**need) == 16, "asked for, that nodes be started"

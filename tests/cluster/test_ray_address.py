@@ -11,7 +11,7 @@ from without_ray import no_ray_runs
 
 from neulig_ray.cluster import session as cluster_module
 from neulig_ray.cluster.ray_address import given
-from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.session import ClusterSession
 from neulig_ray.errors import InputError
 
 pytestmark = pytest.mark.timeout(120)
@@ -65,7 +65,7 @@ def test_an_address_that_is_none(
     else:
         flag, remedy, other = value, "leave --address out", "RAY_ADDRESS"
     with pytest.raises(InputError) as caught:
-        Cluster(flag, ()).check()
+        ClusterSession(flag, ()).check()
     text = str(caught.value)
     assert text.startswith(f"{by} {'is ' * (by == 'RAY_ADDRESS')}{value!r}: ")
     assert told in text
@@ -77,7 +77,7 @@ def test_an_address_that_is_none(
 def test_a_password_in_an_address_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "http://me:secret@head:8265")
     with pytest.raises(InputError) as caught:
-        Cluster(None, ()).check()
+        ClusterSession(None, ()).check()
     assert "secret" not in str(caught.value)
 
 
@@ -98,7 +98,7 @@ def test_something_else_at_the_address(
         with pytest.raises(
             InputError, match=f"^RAY_ADDRESS is '127.0.0.1:{port}': no Ray answers there: .*{told}"
         ):
-            Cluster(None, ()).start()
+            ClusterSession(None, ()).start()
     assert not no_session
 
 
@@ -107,7 +107,7 @@ def test_a_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch, no_session: l
     with pytest.raises(
         InputError, match=r"^RAY_ADDRESS is .*the name 'no-such-head\.invalid' is unknown here"
     ):
-        Cluster(None, ()).start()
+        ClusterSession(None, ()).start()
     assert not no_session
 
 
@@ -145,7 +145,7 @@ def test_auto_where_no_ray_runs(monkeypatch: pytest.MonkeyPatch, no_session: lis
     monkeypatch.setattr(services, "find_bootstrap_address", lambda folder: None)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     with pytest.raises(InputError, match=r"^RAY_ADDRESS is 'auto': no Ray runs on this machine"):
-        Cluster(None, ()).start()
+        ClusterSession(None, ()).start()
     assert not no_session
 
 
@@ -158,9 +158,9 @@ def test_what_was_joined_is_said(value: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("RAY_ADDRESS", value)
     monkeypatch.setattr(cluster_module, "_join", lambda address, options: "192.0.2.7:6379")
     monkeypatch.setattr("neulig_ray.cluster.ray_address.Address.check_answers", lambda self: None)
-    monkeypatch.setattr(Cluster, "describe", lambda self: "3 nodes")
+    monkeypatch.setattr(ClusterSession, "describe", lambda self: "3 nodes")
     said: list[str] = []
-    cluster = Cluster(None, (), say=said.append)
+    cluster = ClusterSession(None, (), say=said.append)
     cluster.start()
     cluster.stop()
     assert said == [f"joined 192.0.2.7:6379 (RAY_ADDRESS is {value!r}): 3 nodes"]

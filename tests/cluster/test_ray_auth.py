@@ -10,7 +10,7 @@ import pytest
 from without_ray import no_ray_runs
 
 from neulig_ray.cluster import ray_auth
-from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.session import ClusterSession
 from neulig_ray.errors import InputError
 
 pytestmark = pytest.mark.timeout(120)
@@ -50,7 +50,7 @@ def test_a_token_that_is_not_there(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("neulig_ray.cluster.ray_address.Address.check_answers", lambda self: None)
     with pytest.raises(InputError) as caught:
-        Cluster("192.0.2.7:6379", ()).start()
+        ClusterSession("192.0.2.7:6379", ()).start()
     assert f"--address '192.0.2.7:6379': {told}" in str(caught.value)
     assert "`ray get-auth-token`" in str(caught.value)
     assert not no_session
@@ -93,7 +93,7 @@ def test_it_is_its_own_whatever_is_inherited(
     said: list[str] = []
     before = dict(os.environ)
     for _ in range(2):
-        cluster = Cluster(None, (), say=said.append)
+        cluster = ClusterSession(None, (), say=said.append)
         cluster.start()
         assert ray_auth.asks_for_token()
         assert "RAY_AUTH_TOKEN_PATH" not in os.environ
@@ -118,7 +118,7 @@ def test_a_session_of_the_caller_is_left_as_it_is(
     for mode, told in (("disabled", 1), ("token", 0)):
         said: list[str] = []
         with ray_auth.environment({"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
-            cluster = Cluster(None, (), say=said.append)
+            cluster = ClusterSession(None, (), say=said.append)
             cluster.start()
             assert os.environ["RAY_AUTH_MODE"] == mode
             cluster.stop()

@@ -12,7 +12,7 @@ import pytest
 from without_ray import no_ray_runs
 
 from neulig_ray.cluster import ray_start
-from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.session import ClusterSession
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.paths import check_roots
 
@@ -25,7 +25,7 @@ def refused_here(monkeypatch: pytest.MonkeyPatch, **settings: str) -> str:
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError) as caught:
-        Cluster(None, ()).start()
+        ClusterSession(None, ()).start()
     return str(caught.value)
 
 
@@ -61,7 +61,7 @@ def test_a_folder_of_just_the_length_is_taken(
     try:
         validate_socket_filepath(f"{link}{below}")
         monkeypatch.setenv("RAY_TMPDIR", str(link))
-        Cluster(None, ()).check()
+        ClusterSession(None, ()).check()
         with pytest.raises(OSError, match="AF_UNIX"):
             validate_socket_filepath(f"{link}x{below}")
         assert "bytes" in refused_here(monkeypatch, RAY_TMPDIR=f"{link}x")
@@ -144,7 +144,7 @@ def test_each_cause_has_its_own_remedy(error: Exception, told: str, monkeypatch:
     monkeypatch.setattr(ray, "init", fail)
     before = dict(os.environ)
     with pytest.raises(StageError) as caught:
-        Cluster(None, ()).start()
+        ClusterSession(None, ()).start()
     text = str(caught.value)
     assert text.startswith(f"Ray did not start on this machine: {error}. ")
     assert told in text

@@ -15,7 +15,7 @@ from neulig_ray.cli.experiments import choose, load_file
 from neulig_ray.cluster.cost import TRAINING_PASSES
 from neulig_ray.cluster.progress import Reporter
 from neulig_ray.cluster.run_context import RunContext
-from neulig_ray.cluster.session import Cluster as Session
+from neulig_ray.cluster.session import ClusterSession
 from neulig_ray.errors import InputError
 from neulig_ray.experiment.combinations import groups, origins_of
 from neulig_ray.experiment.config import Cluster, Evaluation, Experiment, Finetune, Search
@@ -44,14 +44,14 @@ COMMANDS = [(file, ()) for file in FILES] + [
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No network, no Ray, no data and no cached models."""
-    from neulig_ray.cluster.session import Cluster
+    from neulig_ray.cluster.session import ClusterSession
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a dry run asked the network, or started Ray")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(Cluster, "start", refuse)
+    monkeypatch.setattr(ClusterSession, "start", refuse)
     monkeypatch.setenv("NEULIG_DATA", str(tmp_path / "data"))
 
 
@@ -186,9 +186,11 @@ def test_work_and_bytes_by_hand(tmp_path: Path) -> None:
     assert costs["embeddings"].flops == pytest.approx(everything * one)
     assert costs["embeddings"].bytes == 4 * 128 * everything
     assert costs["search"].flops == pytest.approx(3 * 2 * 50 * one)
-    average, tuned, ligand = test, test + 10 * 2 * 50, 2 * 20 + test + 2 * test
-    adapted = test + TRAINING_PASSES * 7 * 3 * 2
+    average, tuned, ligand, adapted = test, test, 2 * 20 + test + 2 * test, test
     assert costs["evaluations"].flops == pytest.approx((average + tuned + ligand + adapted) * one)
+    tuning, adaptation = 10 * 2 * 50, TRAINING_PASSES * 7 * 3 * 2
+    assert costs["models"].flops == pytest.approx((tuning + adaptation) * one)
+    assert costs["models"].bytes == 2 * tower_size("tiny-vit")
     assert costs["tasks"].bytes == 3 * (60000 * 32 * 32 + 70000 * 28 * 28)
     assert not any(cost.unknown for cost in costs.values())
 
@@ -196,10 +198,10 @@ def test_work_and_bytes_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gpus", "of_evaluations", "on_gpu"),
     [
-        (1.0, None, {"experts", "embeddings", "evaluations"}),
-        (1.0, 0.25, {"experts", "embeddings", "evaluations"}),
+        (1.0, None, {"experts", "embeddings", "models", "evaluations"}),
+        (1.0, 0.25, {"experts", "embeddings", "models", "evaluations"}),
         (1.0, 0.0, {"experts", "embeddings"}),
-        (0.0, 1.0, {"evaluations"}),
+        (0.0, 1.0, {"models", "evaluations"}),
         (0.0, None, set()),
     ],
 )
@@ -214,7 +216,7 @@ def test_all_but_the_search_uses_a_gpu_where_it_is_given_one(
     for stage, cost in counted.items():
         rate = 5e10 if stage not in on_gpu else 6e13 if stage == "experts" else 1.2e13
         assert cost.hours == pytest.approx(cost.cost.flops / rate / 3600)
-    context = RunContext(Storage(str(tmp_path)), Session(None, ()), Reporter(Console()))
+    context = RunContext(Storage(str(tmp_path)), ClusterSession(None, ()), Reporter(Console()))
     for stage in STAGES:
         if stage.name in counted:
             gpus = Pipeline(plan, context).takes(stage)[1].gpus

@@ -16,8 +16,9 @@ from ray._private import parameter
 from servers import _free_port
 
 from neulig_ray.cli.doctor.doors import doors
+from neulig_ray.cluster import ray_internals
 from neulig_ray.cluster.ray_auth import asks_for_token
-from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.session import ClusterSession
 
 NAMES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 start = ray.init
@@ -42,10 +43,10 @@ def settings() -> dict[str, str | None]:
 def session(*, wait: bool) -> None:
     told: list[str] = []
     before = settings()
-    cluster = Cluster(None, (), say=told.append)
+    cluster = ClusterSession(None, (), say=told.append)
     cluster.start()
     held = ray.remote(Held).remote()
-    node = ray._private.worker._global_node
+    node = ray_internals.started_node()
     found = {
         "before": before,
         "inside": settings(),
@@ -54,7 +55,7 @@ def session(*, wait: bool) -> None:
         "gcs": int(node.gcs_address.rpartition(":")[2]),
         "dashboard": node.webui_url,
         "agent": node.dashboard_agent_listen_port,
-        "folder": node.get_session_dir_path(),
+        "folder": ray_internals.session_folder(),
         "doors": [[door.what, door.address, door.port, door.metrics] for door in doors()],
         "commands": commands(),
     }

@@ -8,7 +8,7 @@ from torch import nn
 
 from neulig_ray.evaluation.context import EvaluationContext
 from neulig_ray.evaluation.ligand_rows import evaluate_gated
-from neulig_ray.evaluation.method_rows import MeasuredRows, evaluate_merge
+from neulig_ray.evaluation.method_rows import MethodRows, evaluate_merge
 from neulig_ray.evaluation.rows import Row
 from neulig_ray.ligand.data import LigandData, task_of
 from neulig_ray.ligand.portland import Portland
@@ -39,7 +39,7 @@ def merge_rows(
     base: State | None = None,
     inputs: Mapping[str, Any] | None = None,
     **more: Any,
-) -> MeasuredRows:
+) -> MethodRows:
     context = EvaluationContext(keys, stack, tower, arch, test, images)
     return evaluate_merge(method, inputs_of(keys, stack, tower, base, **(inputs or {})), context, **more)
 

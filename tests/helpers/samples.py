@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from neulig_ray.results import schema
-from neulig_ray.tracking.records import Cell, ExpertCurve, Trial
+from neulig_ray.tracking.records import CellRecord, ExpertCurve, TrialRecord
 
 TASKS = ("digits", "letters", "shapes", "signs", "textures")
 ARCHS = ("tiny-rn", "tiny-vit")
@@ -93,14 +93,14 @@ def _combination_rows(arch: str, n: int, task: str, draw: random.Random) -> Iter
                 }  # fmt: skip
 
 
-def trials(frame: pd.DataFrame, count: int = 8) -> list[Trial]:
+def trials(frame: pd.DataFrame, count: int = 8) -> list[TrialRecord]:
     """`count` trials for each alignment of each cell of the frame."""
     draw = random.Random(1)
     made = []
     for cell in cells(frame):
         for alignment, number in itertools.product(("sup", "semi"), range(count)):
             made.append(
-                Trial(
+                TrialRecord(
                     arch=cell.arch,
                     origin=cell.origin,
                     n=cell.n,
@@ -118,12 +118,13 @@ def trials(frame: pd.DataFrame, count: int = 8) -> list[Trial]:
     return made
 
 
-def cells(frame: pd.DataFrame) -> list[Cell]:
+def cells(frame: pd.DataFrame) -> list[CellRecord]:
     """The cells of the frame, each with two small ligand files."""
     keys = frame[frame["n"] > 1][["arch", "origin", "n"]].drop_duplicates().to_dict("records")
     return [
-        Cell(arch=row["arch"], origin=row["origin"], n=int(row["n"]), seed=0, fingerprint=f"cell-{row['n']}",
-             ligand_files={"sup.safetensors": b"s" * 4000, "semi.safetensors": b"t" * 4000})
+        CellRecord(arch=row["arch"], origin=row["origin"], n=int(row["n"]), seed=0,
+                   fingerprint=f"cell-{row['n']}",
+                   ligand_files={"sup.safetensors": b"s" * 4000, "semi.safetensors": b"t" * 4000})
         for row in keys
     ]  # fmt: skip
 

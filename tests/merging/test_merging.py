@@ -58,9 +58,9 @@ def test_parameters_come_first_in_a_vector() -> None:
     parameters = sum(p.numel() for p in SmallTower().parameters())
     assert stack.num_parameters == parameters
     assert stack.size == parameters + 8  # four means, four variances
-    assert stack.flat.shape == (3, stack.size)
+    assert [vector.shape for vector in stack.vectors.values()] == [(stack.size,)] * 3
     assert stack.has_batchnorm
-    torch.testing.assert_close(stack.flat[1, -4:], make_states()["b@seed-0"]["bn.running_var"])
+    torch.testing.assert_close(stack.vectors["b@seed-0"][-4:], make_states()["b@seed-0"]["bn.running_var"])
 
 
 @pytest.mark.parametrize("expert", range(3))
@@ -95,12 +95,12 @@ def test_shared_read_only_memory_is_used_without_copy_warning_or_write() -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         stack = read_only(ExpertStack.from_states(make_states()))
-    before = stack.flat
+    before = {key: vector.clone() for key, vector in stack.vectors.items()}
     beta, images = torch.tensor([0.2, 0.3, 0.5]), make_images("val")["a"]
     state = stack.combine(beta)
     embed_with(SmallTower(), state, images, ARCH)
     merge_with(METHODS["average"], {key: stack.state(key) for key in stack.keys})
-    assert torch.equal(stack.flat, before)
+    torch.testing.assert_close(stack.vectors, before, rtol=0, atol=0)
     torch.testing.assert_close(state, ExpertStack.from_states(make_states()).combine(beta))
 
 

@@ -12,6 +12,7 @@ from neulig_ray.errors import InputError
 from neulig_ray.experiment.config import Experiment
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import build_clip
+from neulig_ray.models.formats import tags
 from neulig_ray.models.formats.export import whole_clip, write_open_clip
 from neulig_ray.models.formats.origins import open_origin
 from neulig_ray.models.origin_source import parse_origin
@@ -243,3 +244,24 @@ def test_a_damaged_download_is_named(tmp_path, hub_cache, monkeypatch):
     place(hub_cache, HUB, open_clip_model__safetensors=path.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"open_clip_model\.safetensors is truncated"):
         open_origin(ARCHS["tiny-vit"], parse_origin("made_up"))
+
+
+@pytest.mark.parametrize(
+    ("hub", "expected"),
+    [
+        ("a/b/", ("a/b", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])),
+        ("a/b/own.bin", ("a/b", ["own.safetensors", "own.bin"])),
+    ],
+)
+def test_the_files_of_a_tag_on_the_hub_are_those_of_its_entry(hub, expected):
+    assert tags.on_hub({"hf_hub": hub}) == expected
+
+
+def test_a_file_from_a_url_lies_where_open_clip_keeps_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    entry = {"url": "https://example.org/own.pt"}
+    assert tags.on_hub(entry)[0] == ""
+    place = tags.from_url(entry)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"weights")
+    assert Path(pretrained.download_pretrained(entry)) == place

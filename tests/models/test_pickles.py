@@ -21,7 +21,7 @@ from neulig_ray.models.formats.towers import find_tower
 from neulig_ray.weights import pickles
 from neulig_ray.weights.pickles import pickled_tensors
 from neulig_ray.weights.unpickling import formats, rebuilding
-from neulig_ray.weights.unpickling.choice import Names
+from neulig_ray.weights.unpickling.choice import TensorNames
 from neulig_ray.weights.unpickling.objects import Inert, Unreadable
 
 ARCH = ARCHS["tiny-vit"]
@@ -29,7 +29,7 @@ ARCH = ARCHS["tiny-vit"]
 
 def read(data, left):
     """The object in the bytes of a file, in this process."""
-    return formats.read(io.BytesIO(data), left, formats.Side(io.BytesIO(), len(data)))
+    return formats.read(io.BytesIO(data), left, formats.SideFile(io.BytesIO(), len(data)))
 
 
 def dump(model, path):
@@ -171,7 +171,7 @@ def test_hand_made_opcodes_reach_nothing(case, tmp_path):
         found = read(data, set())
     except Exception:
         found = None
-    assert not Names().count(found)
+    assert not TensorNames().count(found)
     assert not (tmp_path / "marker").exists()
     assert rebuilding.REBUILT["torch._utils", "_rebuild_tensor_v2"] is rebuilding._tensor
 

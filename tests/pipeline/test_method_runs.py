@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from neulig_ray.cli import main
 from neulig_ray.cli.experiments import load
-from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.session import ClusterSession
 from neulig_ray.evaluation.context import choose
 from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.models.archs import ARCHS
@@ -68,7 +68,7 @@ def about(storage: Path) -> dict[str, Any]:
     return json.loads((storage / "kinds/results.json").read_text())
 
 
-def _refuse(self: Cluster) -> None:
+def _refuse(self: ClusterSession) -> None:
     raise AssertionError("Ray was started")
 
 
@@ -190,7 +190,7 @@ def test_statistics_are_artifacts_of_their_own(storage: Path, about: dict[str, A
 def test_the_same_command_again_computes_nothing(
     storage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Cluster, "start", _refuse)
+    monkeypatch.setattr(ClusterSession, "start", _refuse)
     before = (storage / "kinds/results.parquet").read_bytes()
     assert main([*COMMAND, "--storage", str(storage)]) == 0
     told = capsys.readouterr()
@@ -250,5 +250,5 @@ def test_a_fused_origin_is_the_mean_of_its_experts_and_is_fine_tuned_again(
     reached = found[found.method == "expert"].set_index("task")["merging_accuracy"]
     assert (reached > start).all()
 
-    monkeypatch.setattr(Cluster, "start", _refuse)
+    monkeypatch.setattr(ClusterSession, "start", _refuse)
     assert main([*command, "--storage", str(storage), "--quiet"]) == 0

@@ -18,7 +18,7 @@ from neulig_ray.pipeline.pipeline import Pipeline
 from neulig_ray.pipeline.plan import Plan, make_plan
 from neulig_ray.pipeline.stages import STAGES
 from neulig_ray.stages.evaluation_jobs import ROWS_FILE
-from neulig_ray.stages.evaluations import Evaluation, evaluation_rows
+from neulig_ray.stages.evaluations import PlannedEvaluation, evaluation_rows
 from neulig_ray.stages.merged_models import ModelJob
 from neulig_ray.storage.inventory import inventory
 from neulig_ray.storage.storage import Storage
@@ -56,17 +56,17 @@ def counted(plan: Plan, storage: Storage) -> tuple[int, int] | None:
     return (found["models"].planned, found["models"].stored) if "models" in found else None
 
 
-def measure(evaluation: Evaluation, storage: Storage) -> None:
+def measure(evaluation: PlannedEvaluation, storage: Storage) -> None:
     rows = [{"task": task, "seconds": 1.0} for task in evaluation.tasks]
     storage.commit(evaluation.job.artifact, {ROWS_FILE: json.dumps(rows).encode()}, {})
 
 
-def model_of(plan: Plan, evaluation: Evaluation) -> ModelJob | None:
+def model_of(plan: Plan, evaluation: PlannedEvaluation) -> ModelJob | None:
     asked = evaluation.job.settings.get("model")
     return next((job for job in plan.merged if job.artifact == asked), None)
 
 
-def of(plan: Plan, method: str) -> tuple[Evaluation, ModelJob]:
+def of(plan: Plan, method: str) -> tuple[PlannedEvaluation, ModelJob]:
     """An evaluation of the method whose models are made before, and the job that makes them."""
     pairs = ((e, model_of(plan, e)) for e in plan.evaluations if e.common["method"] == method)
     return next((evaluation, model) for evaluation, model in pairs if model)

@@ -16,7 +16,7 @@ from safetensors.numpy import load as load_safetensors
 
 from neulig_ray.cli import main
 from neulig_ray.cli.experiments import load
-from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.session import ClusterSession
 from neulig_ray.pipeline.outcome import Results
 from neulig_ray.pipeline.plan import Plan, make_plan
 from neulig_ray.stages.ligands import SEARCH_FILE
@@ -242,10 +242,10 @@ def test_the_same_command_again_starts_no_ray(
 ) -> None:
     before = (smallest_storage / "smallest/results.parquet").read_bytes()
 
-    def start(self: Cluster) -> None:
+    def start(self: ClusterSession) -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(Cluster, "start", start)
+    monkeypatch.setattr(ClusterSession, "start", start)
     printed = []
     for _ in range(2):
         assert main(["run", "smallest", "--storage", str(smallest_storage)]) == 0

@@ -20,7 +20,7 @@ from neulig_ray.pipeline.results import write_results
 from neulig_ray.pipeline.stored_results import correct_file, read_correctness, read_results
 from neulig_ray.results.correctness import Correctness, row_key, written
 from neulig_ray.stages.evaluation_jobs import CORRECT_FILE, ROWS_FILE
-from neulig_ray.stages.evaluations import Evaluation
+from neulig_ray.stages.evaluations import PlannedEvaluation
 from neulig_ray.storage.storage import Storage
 
 
@@ -43,7 +43,7 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path))
 
 
-def measure(evaluation: Evaluation, storage: Storage, bits: bool = True) -> None:
+def measure(evaluation: PlannedEvaluation, storage: Storage, bits: bool = True) -> None:
     """Commit rows as an evaluation's job does; without `bits` as one of 0.1's early versions."""
     rows: list[dict[str, Any]] = [
         {

@@ -19,7 +19,7 @@ from rich.console import Console
 from without_ray import no_ray_runs
 
 from neulig_ray.cli.experiments import load_file
-from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.session import ClusterSession
 from neulig_ray.errors import InputError
 from neulig_ray.pipeline import earlier_names
 from neulig_ray.pipeline.plan import Plan, make_plan
@@ -111,10 +111,10 @@ def test_names_that_no_longer_occur_are_told_by_the_dry_run(storage: Path, neuli
 def test_names_that_no_longer_occur_are_told_before_the_run(
     storage: Path, neulig: Neulig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def check(self: Cluster) -> None:
+    def check(self: ClusterSession) -> None:
         raise InputError("this is far enough")
 
-    monkeypatch.setattr(Cluster, "check", check)
+    monkeypatch.setattr(ClusterSession, "check", check)
     status, _, told = neulig("run", SMALLEST, "--storage", storage)
     assert status == 2
     assert len(lines_of(told)) == 1

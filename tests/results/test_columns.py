@@ -37,7 +37,7 @@ from neulig_ray.report.published_rows import Published, PublishedRow, PublishedT
 from neulig_ray.results.summary import lines, tables
 from neulig_ray.results.summary_frame import summary_frame
 from neulig_ray.tracking.projection import runs
-from neulig_ray.tracking.records import Cell
+from neulig_ray.tracking.records import CellRecord
 
 key = dict(arch="tiny-rn", origin="seed-0", n=2, method="ligand", alignment="sup", split="test", seed=0)
 rows = [
@@ -52,7 +52,7 @@ frame.to_parquet(stream, index=False)
 pd.testing.assert_frame_equal(module.frame(pd.read_parquet(stream)), frame)
 assert module.frame(frame.drop(columns="surprise"))["surprise"].isna().all(), "files without it are read"
 assert summary_frame(frame)["surprise"].tolist() == [0.5]
-cell = Cell(arch="tiny-rn", origin="seed-0", n=2, seed=0, fingerprint="x")
+cell = CellRecord(arch="tiny-rn", origin="seed-0", n=2, seed=0, fingerprint="x")
 measured = [dict((n, v) for n, v, _ in run.metrics) for run in runs("e", frame, cells=[cell])]
 assert [metrics["surprise/mean"] for metrics in measured] == [0.5, 0.5]
 text = console.text(frame)

@@ -12,7 +12,7 @@ from small_models import ARCH, SmallTower, make_data, make_images, make_states, 
 
 from neulig_ray.evaluation.context import EvaluationContext, choose
 from neulig_ray.evaluation.method_models import Tuning
-from neulig_ray.evaluation.method_rows import MeasuredRows
+from neulig_ray.evaluation.method_rows import MethodRows
 from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.experiment.method_spec import MethodSpec
 from neulig_ray.ligand.data import LigandData
@@ -60,7 +60,7 @@ def split_data(split: str) -> LigandData:
 VAL, TEST = split_data("val"), split_data("test")
 
 
-def evaluate(method: str, grid: Mapping[str, Any], test: LigandData, seen: list[str]) -> MeasuredRows:
+def evaluate(method: str, grid: Mapping[str, Any], test: LigandData, seen: list[str]) -> MethodRows:
     val_images, images = (
         {task: Watched(split, found, seen) for task, found in make_images(split).items()}
         for split in ("val", "test")

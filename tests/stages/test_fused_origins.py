@@ -12,7 +12,7 @@ from rich.console import Console
 
 from neulig_ray.cluster.progress import Reporter
 from neulig_ray.cluster.run_context import RunContext
-from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.session import ClusterSession
 from neulig_ray.errors import InputError
 from neulig_ray.experiment.config import Experiment, Finetune
 from neulig_ray.models.archs import ARCHS
@@ -147,7 +147,7 @@ def test_the_command_that_ends_with_origins_asks_for_the_workers_of_their_expert
     pipelines = [
         Pipeline(
             plan(origin, finetune=Finetune(workers=3)),
-            RunContext(storage, Cluster(None, ()), Reporter(Console(), quiet=True)),
+            RunContext(storage, ClusterSession(None, ()), Reporter(Console(), quiet=True)),
         )
         for origin in ("seed-0", FUSED)
     ]
@@ -156,7 +156,9 @@ def test_the_command_that_ends_with_origins_asks_for_the_workers_of_their_expert
 
 
 def test_what_a_fused_origin_is_made_of_is_counted_among_what_is_to_do(storage: Storage) -> None:
-    pipeline = Pipeline(plan(FUSED), RunContext(storage, Cluster(None, ()), Reporter(Console(), quiet=True)))
+    pipeline = Pipeline(
+        plan(FUSED), RunContext(storage, ClusterSession(None, ()), Reporter(Console(), quiet=True))
+    )
     made_of = [expert.artifact for expert in pipeline.plan.sources.experts.values()]
     assert made_of
     todo = {

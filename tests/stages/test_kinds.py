@@ -41,7 +41,7 @@ from neulig_ray.results import correctness, schema
 from neulig_ray.results.granularities import GRANULARITIES, OWN
 from neulig_ray.seeds import stable_generator
 from neulig_ray.stages import evaluation_jobs, ligand_inputs, merge_inputs, merged_models, statistics
-from neulig_ray.stages.evaluations import Evaluation
+from neulig_ray.stages.evaluations import PlannedEvaluation
 from neulig_ray.stages.merged_models import ModelJob
 from neulig_ray.stages.read_inputs import SharedSplit
 from neulig_ray.storage.artifact import Artifact
@@ -229,10 +229,12 @@ def merged() -> dict[Artifact, ModelJob]:
 
 
 @pytest.fixture
-def plan(tmp_path: Path, merged: dict[Artifact, ModelJob]) -> Iterator[Callable[..., list[Evaluation]]]:
+def plan(
+    tmp_path: Path, merged: dict[Artifact, ModelJob]
+) -> Iterator[Callable[..., list[PlannedEvaluation]]]:
     """Evaluations that an experiment plans for the method of a plugin."""
 
-    def planned(text: str, options: str = "", **changes: Any) -> list[Evaluation]:
+    def planned(text: str, options: str = "", **changes: Any) -> list[PlannedEvaluation]:
         file = tmp_path / "mine.py"
         file.write_text(text)
         load_plugins(read_plugins([str(file)]))
@@ -251,7 +253,7 @@ def plan(tmp_path: Path, merged: dict[Artifact, ModelJob]) -> Iterator[Callable[
 @pytest.fixture
 def measure(
     monkeypatch: pytest.MonkeyPatch, merged: dict[Artifact, ModelJob], tmp_path: Path
-) -> Callable[[Evaluation], list[dict[str, Any]]]:
+) -> Callable[[PlannedEvaluation], list[dict[str, Any]]]:
     """Runs an evaluation's job on small models: digits are task a, textures b.
 
     Where its models are made before, it runs with these and with models that it makes itself.
@@ -296,7 +298,7 @@ def measure(
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
 
-    def in_two_steps(evaluation: Evaluation, job: ModelJob, at_once: Any) -> None:
+    def in_two_steps(evaluation: PlannedEvaluation, job: ModelJob, at_once: Any) -> None:
         storage = Storage(str(tmp_path / "store"))
         job.run(storage)
         files: Any = evaluation.job.make(storage)[0]
@@ -311,7 +313,7 @@ def measure(
         kept = evaluation_jobs.CORRECT_FILE
         assert files.get(kept) == at_once.get(kept)
 
-    def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    def rows(evaluation: PlannedEvaluation) -> list[dict[str, Any]]:
         storage: Any = None
         settings = {name: value for name, value in evaluation.job.settings.items() if name != "model"}
         files, _ = replace(evaluation.job, settings=settings).make(storage)

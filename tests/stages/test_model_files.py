@@ -24,7 +24,7 @@ from neulig_ray.evaluation.images import TaskImages
 from neulig_ray.evaluation.ligand_rows import evaluate_gated, task_weights
 from neulig_ray.evaluation.method_models import ChosenModels, MethodModels, Tuning, make_models
 from neulig_ray.evaluation.method_rows import method_rows
-from neulig_ray.evaluation.model_files import INDEX, About, ServedModel, served_models
+from neulig_ray.evaluation.model_files import INDEX, ModelOptions, ServedModel, served_models
 from neulig_ray.evaluation.predictions import Betas
 from neulig_ray.evaluation.rows import Row
 from neulig_ray.ligand.data import LigandData, task_of
@@ -132,7 +132,7 @@ def keep(
     storage: Storage, method: str, made: MethodModels, options: Mapping[str, Any] | None = None
 ) -> Artifact:
     """The artifact of the models, as their job commits it."""
-    about = About(ARCH.name, method, options or {}, KEYS)
+    about = ModelOptions(ARCH.name, method, options or {}, KEYS)
     storage.commit(MODEL, model_files.model_files(about, served_models(made), made.selected), {})
     return MODEL
 
@@ -221,7 +221,7 @@ def test_rows_of_a_ligand_are_those_of_models_merged_as_they_are_measured(
     betas = rule(Betas({}, task_weights(*gate, bench.val.data, {})))
     buffers = bench.test.buffers
     served = [ServedModel(beta, ((buffers, task),), granularity, 7) for task, beta in betas.items()]
-    about = About(ARCH.name, "ligand", {}, KEYS)
+    about = ModelOptions(ARCH.name, "ligand", {}, KEYS)
     storage.commit(MODEL, model_files.model_files(about, served), {})
     assert storage.manifest(MODEL)["files"].keys() == {INDEX}
     with pytest.raises(InputError, match="keeps mixtures of its experts as betas: give the experts"):
@@ -281,7 +281,7 @@ def test_a_shared_model_is_one_file_and_one_model_again(
 
 def test_a_state_is_a_file_of_a_tower() -> None:
     state = {n: torch.full(shape, 2).to(dtype) for n, (shape, dtype) in tower_spec(ARCHS["tiny-rn"]).items()}
-    about = About("tiny-rn", "average", {"weights": (0.5, 0.5)}, KEYS)
+    about = ModelOptions("tiny-rn", "average", {"weights": (0.5, 0.5)}, KEYS)
     files = dict(model_files.model_files(about, served_models(made_of(state, state, state))))
     read, header = read_tower(files["model-0.safetensors"])
     assert all(same(tensor, state[name]) for name, tensor in read.items())
@@ -348,7 +348,7 @@ def test_a_module_of_another_form_than_its_method_makes_is_refused(
 
 
 def test_modules_that_nothing_rebuilds_are_not_kept(storage: Storage) -> None:
-    about = About(ARCH.name, "adamerging", {}, KEYS)
+    about = ModelOptions(ARCH.name, "adamerging", {}, KEYS)
     storage.commit(MODEL, model_files.unkept_files(about), {})
     stored = read_model(storage, MODEL)
     assert (stored.kept, stored.skipped, stored.models.by_buffers) == (False, "", {})
@@ -366,7 +366,7 @@ def test_numbers_that_are_not_finite_are_refused_by_name(
 
 
 def test_a_method_that_makes_nothing_says_why(storage: Storage) -> None:
-    about = About(ARCH.name, "wemoe", {"steps": 3}, KEYS)
+    about = ModelOptions(ARCH.name, "wemoe", {"steps": 3}, KEYS)
     storage.commit(MODEL, model_files.skipped_files(about, "not for CNNs"), {})
     stored = read_model(storage, MODEL)
     assert (stored.skipped, stored.about) == ("not for CNNs", about)
@@ -374,7 +374,7 @@ def test_a_method_that_makes_nothing_says_why(storage: Storage) -> None:
 
 
 def files_of_one_model() -> dict[str, bytes]:
-    about = About(ARCH.name, "average", {}, KEYS)
+    about = ModelOptions(ARCH.name, "average", {}, KEYS)
     state = make_tower(1).state_dict()
     return dict(model_files.model_files(about, served_models(made_of(state, state, state))))
 

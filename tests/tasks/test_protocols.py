@@ -13,7 +13,7 @@ from rich.console import Console
 
 from neulig_ray.cluster.progress import Reporter
 from neulig_ray.cluster.run_context import RunContext
-from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.session import ClusterSession
 from neulig_ray.errors import InputError
 from neulig_ray.experiment.config import Experiment, check_values
 from neulig_ray.pipeline.pipeline import Pipeline
@@ -160,7 +160,7 @@ def test_data_that_cannot_be_had_stops_a_run_before_it_starts(
     monkeypatch.setenv("NEULIG_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     plan = make_plan(dataclasses.replace(TOY, tasks=("digits", "cifar10")))
-    cluster = Cluster(None, ())
+    cluster = ClusterSession(None, ())
     monkeypatch.setattr(cluster, "start", lambda: pytest.fail("the cluster was started"))
     reporter = Reporter(Console(), quiet=True)
     pipeline = Pipeline(plan, RunContext(Storage(str(tmp_path / "storage")), cluster, reporter))

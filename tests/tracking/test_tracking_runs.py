@@ -10,7 +10,7 @@ from neulig_ray.errors import StageError
 from neulig_ray.results.schema import failed, skipped
 from neulig_ray.results.summary import lines
 from neulig_ray.tracking import projection
-from neulig_ray.tracking.records import Trial
+from neulig_ray.tracking.records import TrialRecord
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_failed_trial_and_a_failed_method_are_failed_runs(results: pd.DataFram
     broken = results.copy()
     gone = (broken["method"] == "average") & (broken["buffers"] == "average")
     broken.loc[gone, "status"] = failed("singular")
-    trial = Trial(arch="tiny-rn", origin="seed-0", n=2, seed=0, alignment="sup", learning_rate=0.1,
+    trial = TrialRecord(arch="tiny-rn", origin="seed-0", n=2, seed=0, alignment="sup", learning_rate=0.1,
                   alignment_weight=0.0, status=failed("loss became NaN"), fingerprint="f")  # fmt: skip
     made = {r.name: r for r in projection.runs("demo", broken, [trial, trial], [], samples.cells(results))}
     assert made["search sup lr=0.1 alpha=0"].status == "FAILED"

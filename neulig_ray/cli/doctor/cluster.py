@@ -14,7 +14,7 @@ from rich.table import Table
 
 from neulig_ray import version as code
 from neulig_ray.cli.doctor import probe
-from neulig_ray.cli.doctor.nodes import Cell, Expected, judge, missing
+from neulig_ray.cli.doctor.nodes import Expected, Finding, judge, missing
 from neulig_ray.cluster import ray_internals
 from neulig_ray.errors import InputError, StageError
 from neulig_ray.redaction import redacted
@@ -27,12 +27,12 @@ def check_cluster(
 ) -> int:
     """Wait for the nodes, examine each and print the table; 1 when anything is wrong, else 0."""
     from neulig_ray.cluster.ray_auth import asks_for_token
-    from neulig_ray.cluster.session import Cluster
+    from neulig_ray.cluster.session import ClusterSession
 
     console = Console()
     problems: list[str] = []
     notes: list[str] = []
-    cluster = Cluster(address, (), default="auto", say=notes.append)
+    cluster = ClusterSession(address, (), default="auto", say=notes.append)
     try:
         cluster.start()
         if not asks_for_token():
@@ -172,7 +172,7 @@ def _answer(task: Any) -> dict[str, Any] | str:
     return answer
 
 
-def _shown(cell: Cell) -> str:
+def _shown(cell: Finding) -> str:
     return f"[red]{escape(cell.text)}[/]" if cell.remedy else escape(cell.text)
 
 

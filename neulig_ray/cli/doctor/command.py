@@ -136,10 +136,10 @@ def _mlflow(storage_uri: str, uri: str | None) -> Finding:
 def _ray(address: str | None) -> Finding:
     from neulig_ray.cli.doctor.doors import doors, told
     from neulig_ray.cluster.ray_auth import asks_for_token
-    from neulig_ray.cluster.session import Cluster
+    from neulig_ray.cluster.session import ClusterSession
 
     said: list[str] = []
-    cluster = Cluster(address, (), say=said.append)
+    cluster = ClusterSession(address, (), say=said.append)
     try:
         cluster.start()
         closed = asks_for_token()

@@ -24,7 +24,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Finding:
     """One check of one node: what the table shows and, where it failed, what to do."""
 
     text: str
@@ -67,53 +67,53 @@ def missing(want: Expected, alive: Sequence[str]) -> str:
 
 def judge(
     found: Mapping[str, Any], here: Mapping[str, str], gpus: float, *, asked_tracking: bool
-) -> dict[str, Cell]:
+) -> dict[str, Finding]:
     """Column -> cell for one node's answer. `here`: the driver's versions; `gpus`: what Ray counts there."""
     differing = {name: there for name, there in found["versions"].items() if there != here.get(name)}
-    cells = {"versions": Cell("same")}
+    cells = {"versions": Finding("same")}
     if differing:
-        cells["versions"] = Cell(
+        cells["versions"] = Finding(
             ", ".join(f"{name} {there}" for name, there in differing.items()),
             f"the driver has {', '.join(f'{name} {here.get(name)}' for name in differing)}: `ray up` with "
             "this checkout's cluster file installs the same everywhere",
         )
     cells["GPUs"] = _gpus(found, gpus)
     if found["storage_error"]:
-        cells["storage"] = Cell("no", found["storage_error"])
+        cells["storage"] = Finding("no", found["storage_error"])
     elif not found["marked"]:
-        cells["storage"] = Cell(
+        cells["storage"] = Finding(
             "another",
             "what the driver writes is not seen there: mount one shared folder on every node at the same "
             "path, or give --storage s3://BUCKET/PREFIX",
         )
     else:
-        cells["storage"] = Cell("shared")
+        cells["storage"] = Finding("shared")
     if asked_tracking:
         error = found["tracking_error"]
-        cells["MLflow"] = Cell("no" if error else "answers", error)
+        cells["MLflow"] = Finding("no" if error else "answers", error)
     for name, remedy in (
         ("disk", "make room where Ray keeps its files (/tmp/ray unless told otherwise): it stops spilling"),
         ("memory", "end what else runs there: Ray kills the workers of a full node"),
     ):
         free, total = found[name]
         text = f"{size(free)} free"
-        cells[name] = Cell(text, remedy if total - free > FULL * total else "")
+        cells[name] = Finding(text, remedy if total - free > FULL * total else "")
     return cells
 
 
-def _gpus(found: Mapping[str, Any], counted: float) -> Cell:
+def _gpus(found: Mapping[str, Any], counted: float) -> Finding:
     seen = len(found["gpus"])
     text = ", ".join(sorted(set(found["gpus"]))) or "none"
     text = f"{seen} x {text}" if seen > 1 else text
     if found["gpu_error"]:
-        return Cell("unusable", f"torch: {found['gpu_error']}. NVIDIA's driver and torch's CUDA must fit")
+        return Finding("unusable", f"torch: {found['gpu_error']}. NVIDIA's driver and torch's CUDA must fit")
     if seen != counted:
-        return Cell(
+        return Finding(
             f"{seen}, Ray counts {counted:g}",
             "torch sees other GPUs than Ray hands out: install a torch for this CUDA, or correct --num-gpus "
             "of `ray start` (resources in the cluster file)",
         )
-    return Cell(text)
+    return Finding(text)
 
 
 def _address(name: str) -> str:

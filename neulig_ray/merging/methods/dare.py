@@ -23,7 +23,7 @@ Then = Annotated[Literal["task-arithmetic", "ties"], About("what merges the task
 
 
 @dataclass(frozen=True)
-class Plan:
+class DarePlan:
     """What is dropped, and for TIES what is trimmed of the rest and the sign where sums are zero."""
 
     dropping: Dropping
@@ -50,9 +50,9 @@ def _survey(
         float, About("fraction of the rest's whole vector that TIES keeps", above=0, at_most=1)
     ] = 0.2,
     sign_ties: Annotated[SignTies, About("of TIES: sign of entries whose sum is zero")] = "majority",
-) -> Plan:
+) -> DarePlan:
     dropping = plan_dropping(models, density, strategy, rescale, seed)
-    untrimmed = Plan(dropping, nothing_dropped(models.n))
+    untrimmed = DarePlan(dropping, nothing_dropped(models.n))
     if then == "task-arithmetic":
         return untrimmed
     plan, rank = untrimmed, rank_below(trim, models.size)
@@ -62,7 +62,7 @@ def _survey(
             return dropping(tensors, base, name, start).abs_()
 
         thresholds = models.order_statistics(magnitudes, torch.full((models.n, 1), rank))[:, 0]
-        plan = Plan(dropping, Cutoffs(cutoffs_from(thresholds, "inclusive")))
+        plan = DarePlan(dropping, Cutoffs(cutoffs_from(thresholds, "inclusive")))
     if (tie := tie_without_vote(sign_ties, models.n)) is not None:
         return replace(plan, tie=tie)
 
@@ -80,7 +80,7 @@ def dare(
     base: torch.Tensor,
     name: str,
     start: int,
-    survey: Plan,
+    survey: DarePlan,
     then: Then = "task-arithmetic",
     scaling: Scaling = tuned(0.3, TENTHS),
     aggregate: Annotated[Aggregate, About("of TIES: what is taken of the experts that agree")] = "mean",

@@ -24,7 +24,7 @@ _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedOrigin:
     """An origin's model, float32, in eval mode; `about`: place and sha256, for its artifact's manifest."""
 
     clip: Any
@@ -52,7 +52,7 @@ def check_origin(arch: Arch, source: OriginSource) -> None:
         tags.check_tag(arch, source.place if source.kind == "tag" else source.name)
 
 
-def open_origin(arch: Arch, source: OriginSource) -> Opened:
+def open_origin(arch: Arch, source: OriginSource) -> LoadedOrigin:
     """The model of an origin, downloaded where it has to be.
 
     Raises InputError for one that cannot be had or read, or is of another arch or activation; a seed that
@@ -66,7 +66,7 @@ def open_origin(arch: Arch, source: OriginSource) -> Opened:
                 f"origin {source.place} of {arch.name} is not shipped: make it with `neulig pretrain`, "
                 "then name its file"
             )
-        return Opened(load_origin(path, arch), {"source": path.name, "sha256": digest(path)})
+        return LoadedOrigin(load_origin(path, arch), {"source": path.name, "sha256": digest(path)})
     if source.kind == "tag":
         from neulig_ray.models.formats import tags
 
@@ -74,10 +74,10 @@ def open_origin(arch: Arch, source: OriginSource) -> Opened:
     else:
         path = locate(HUB + source.place if source.kind == "hub" else source.place, source.name)
     if is_ours(path):
-        return Opened(load_origin(path, arch), {"source": path.name, "sha256": digest(path)})
+        return LoadedOrigin(load_origin(path, arch), {"source": path.name, "sha256": digest(path)})
     checkpoint = read_checkpoint(path)
     named = path.name if source.kind == "path" else f"{source.kind} {source.place}"
-    return Opened(clip_of(checkpoint, arch), {"source": named, "sha256": checkpoint.sha256})
+    return LoadedOrigin(clip_of(checkpoint, arch), {"source": named, "sha256": checkpoint.sha256})
 
 
 def is_ours(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """open_clip's pretrained tags: which arch and activation each is for, and its weights' file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +59,29 @@ def _has(name: str, tag: str) -> bool:
     return bool(config.get("quick_gelu")) == quick
 
 
+def on_hub(entry: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """The hub's repository of an entry and its weights' files there, the preferred first; "" for a URL's."""
+    repository, _, file = str(entry.get("hf_hub", "")).rpartition("/")
+    if file:
+        return repository, [str(Path(file).with_suffix(".safetensors")), file]
+    return repository, [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
+
+
+def from_url(entry: Mapping[str, Any]) -> Path:
+    """Where open_clip keeps the file that it downloads from an entry's URL."""
+    return Path("~/.cache/clip").expanduser() / Path(str(entry.get("url", ""))).name
+
+
 def download_tag(arch: Arch, tag: str) -> Path:
     """The file of the tag's weights, downloaded unless it lies in the cache.
 
     Raises InputError as `check_tag`, and `hub.explained`.
     """
     entry = check_tag(arch, tag)
-    repository, _, file = str(entry.get("hf_hub", "")).rpartition("/")
+    repository, files = on_hub(entry)
     what, url = f"origin {tag!r} of {arch.name}", str(entry.get("url", ""))
     if not repository:
         with hub.explained(what, [url], f"{tag}=/path/to/{Path(url).name}"):
             return Path(pretrained.download_pretrained(entry))
-    if file:
-        files = [str(Path(file).with_suffix(".safetensors")), file]
-    else:
-        files = [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
     with hub.explained(what, [hub.url(repository, f) for f in files], f"{tag}=/path/to/{files[0]}"):
         return hub.first(repository, files)

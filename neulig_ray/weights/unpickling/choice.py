@@ -41,7 +41,7 @@ def parts_of(found: Any) -> dict[str, Any]:
     return {name: value for name, value in pairs if isinstance(name, str)}
 
 
-class Names:
+class TensorNames:
     """The tensors below an object, under the names of its state dict. Each object is looked at once."""
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class Choice(NamedTuple):
     others: tuple[str, ...]
 
 
-def choose(found: Any, wanted: str, names: Names) -> Choice:
+def choose(found: Any, wanted: str, names: TensorNames) -> Choice:
     """The weights in what a program saved: a state dict, a module, or one of these under a key.
 
     Two parts that are models of one kind (`model` and `ema`) are refused unless `wanted` names one. Where
@@ -139,7 +139,7 @@ def choose(found: Any, wanted: str, names: Names) -> Choice:
     return Choice(found, key.removesuffix("."), tuple(others))
 
 
-def _twins(held: Mapping[str, Any], names: Names) -> list[str]:
+def _twins(held: Mapping[str, Any], names: TensorNames) -> list[str]:
     """Two or more parts that are models of one kind: most of their tensors have one name and shape.
 
     Parts of one model may be alike too, as encoder and decoder are: one of them is called as models are.

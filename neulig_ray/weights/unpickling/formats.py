@@ -6,32 +6,32 @@ import zipfile
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from .objects import LONGEST_NAMED, WIDTHS, Storage, Unreadable
+from .objects import LONGEST_NAMED, WIDTHS, StorageRecord, Unreadable
 from .rebuilding import Unpickler
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle in a file of torch.save before 1.6
 
 
-def _no_storage(dtype: str, key: str, numel: int) -> Storage:
+def _no_storage(dtype: str, key: str, numel: int) -> StorageRecord:
     raise Unreadable("it refers to a storage, but is a plain pickle and has none")
 
 
-class Side:
+class SideFile:
     """Numbers that lie inside a pickle, and so nowhere in the file that a reader could be sent to: copied."""
 
     def __init__(self, file: BinaryIO, room: int) -> None:
         self._file, self._room = file, room
         self._known: dict[
-            int, tuple[bytes, Storage]
+            int, tuple[bytes, StorageRecord]
         ] = {}  # the bytes are held, so that no other has their id
 
-    def storage(self, data: Any, left: set[str]) -> Storage:
+    def storage(self, data: Any, left: set[str]) -> StorageRecord:
         if id(data) in self._known:
             return self._known[id(data)][1]
         if not isinstance(data, bytes):
             raise Unreadable("a storage pickled as bytes is no bytes")
         found = read(io.BytesIO(data), left, self)
-        if not isinstance(found, Storage):
+        if not isinstance(found, StorageRecord):
             raise Unreadable("a storage pickled as bytes holds something else")
         if not found.side:
             self._room -= found.nbytes
@@ -39,18 +39,18 @@ class Side:
                 raise Unreadable("its storages are larger than the file")
             place = self._file.tell()
             self._file.write(data[found.offset : found.offset + found.nbytes])
-            found = Storage(found.dtype, found.numel, place, side=True)
+            found = StorageRecord(found.dtype, found.numel, place, side=True)
         self._known[id(data)] = data, found
         return found
 
 
-def read(file: BinaryIO, left: set[str], side: Side) -> Any:
+def read(file: BinaryIO, left: set[str], side: SideFile) -> Any:
     """The object that the file holds, placeholders for all but tensors and plain values."""
     start = file.read(2)
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
 
-    def nested(data: bytes) -> Storage:
+    def nested(data: bytes) -> StorageRecord:
         return side.storage(data, left)
 
     if start == b"PK":
@@ -59,7 +59,7 @@ def read(file: BinaryIO, left: set[str], side: Side) -> Any:
     return _read_old(file, size, nested, left) if isinstance(first, int) and first == MAGIC else first
 
 
-Nested = Callable[[bytes], Storage]
+Nested = Callable[[bytes], StorageRecord]
 
 
 def _read_zip(file: BinaryIO, size: int, nested: Nested, left: set[str]) -> Any:
@@ -83,16 +83,16 @@ def _read_zip(file: BinaryIO, size: int, nested: Nested, left: set[str]) -> Any:
 
         if f"{root}byteorder" in places and content("byteorder", 100) != b"little":
             raise Unreadable("it was written on a machine of another byte order")
-        known: dict[str, Storage] = {}
+        known: dict[str, StorageRecord] = {}
 
-        def storage(dtype: str, key: str, numel: int) -> Storage:
+        def storage(dtype: str, key: str, numel: int) -> StorageRecord:
             if key not in known:
                 if f"{root}data/{key}" not in places:
                     raise Unreadable(f"its storage {key[:LONGEST_NAMED]} is not there")
                 offset, length = places[f"{root}data/{key}"]
                 if numel * WIDTHS[dtype] > length:
                     raise Unreadable("its numbers are cut")
-                known[key] = Storage(dtype, numel, offset)
+                known[key] = StorageRecord(dtype, numel, offset)
             if known[key].dtype != dtype or known[key].numel != numel:
                 raise Unreadable(f"its storage {key[:LONGEST_NAMED]} is of two kinds")
             return known[key]
@@ -142,10 +142,10 @@ def _places(file: BinaryIO, size: int, entries: list[zipfile.ZipInfo]) -> dict[s
 
 def _read_old(file: BinaryIO, size: int, nested: Nested, left: set[str]) -> Any:
     """What follows the magic number: version, machine, the object, the keys of storages, their numbers."""
-    known: dict[str, Storage] = {}
+    known: dict[str, StorageRecord] = {}
 
-    def storage(dtype: str, key: str, numel: int) -> Storage:
-        found = known.setdefault(key, Storage(dtype, numel))
+    def storage(dtype: str, key: str, numel: int) -> StorageRecord:
+        found = known.setdefault(key, StorageRecord(dtype, numel))
         if (found.dtype, found.numel) != (dtype, numel):
             raise Unreadable(f"its storage {key[:LONGEST_NAMED]} is of two kinds")
         return found

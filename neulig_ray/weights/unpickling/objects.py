@@ -61,7 +61,7 @@ class Inert:
     __call__ = __setitem__ = append = extend = add = _absorb
 
 
-class Storage:
+class StorageRecord:
     """Numbers that tensors are views of, from `offset` on in the file, or in the file SIDE.
 
     `dtype`: as safetensors calls it. Before torch 1.6 files say last where the numbers are.
@@ -78,7 +78,7 @@ class Storage:
 class Tensor(NamedTuple):
     """A tensor as a view: `start` and `stride` count numbers of the storage."""
 
-    storage: Storage
+    storage: StorageRecord
     dtype: str
     start: int
     shape: tuple[int, ...]

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .choice import Names, choose, parts_of
-from .formats import Side, read
+from .choice import TensorNames, choose, parts_of
+from .formats import SideFile, read
 from .objects import LONGEST_NAMED, MOST_NAMED, Inert, Unreadable
 
 MEMORY = 1 << 30  # bytes beyond what is mapped after the imports, and four times the file
@@ -20,8 +20,8 @@ def extract(source: Path, side: Path, wanted: str) -> dict[str, Any]:
     left: set[str] = set()
     size = source.stat().st_size
     with source.open("rb") as file, side.open("wb") as copies:
-        found = read(file, left, Side(copies, size))
-    names = Names()
+        found = read(file, left, SideFile(copies, size))
+    names = TensorNames()
     choice = choose(found, wanted, names)
     named = names.flat(choice.found)
     inert = sorted(left)

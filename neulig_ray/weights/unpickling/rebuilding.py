@@ -14,7 +14,7 @@ from .objects import (
     WIDTHS,
     DType,
     Inert,
-    Storage,
+    StorageRecord,
     Tensor,
     Unreadable,
 )
@@ -39,7 +39,7 @@ def _typed_tensor(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, 
 
 
 def _view(storage: Any, dtype: str, offset: Any, size: Any, stride: Any) -> Tensor:
-    if not isinstance(storage, Storage):
+    if not isinstance(storage, StorageRecord):
         raise Unreadable("a tensor is a view of something that is not a storage of numbers")
     (start,), shape, strides = _sizes([offset]), _sizes(size), _sizes(stride)
     if len(shape) != len(strides):
@@ -97,8 +97,8 @@ class Unpickler(pickle.Unpickler):
     def __init__(
         self,
         file: BinaryIO,
-        storage: Callable[[str, str, int], Storage],
-        nested: Callable[[bytes], Storage],
+        storage: Callable[[str, str, int], StorageRecord],
+        nested: Callable[[bytes], StorageRecord],
         left: set[str],
     ) -> None:
         super().__init__(file)
