@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from neulig_ray.cli.units import size
-from neulig_ray.errors import InputError
+from neulig_ray.errors import InputError, unknown
 from neulig_ray.storage import scratch
 from neulig_ray.storage.inventory import StoredArtifact, Survey, damaged, foreign, imports, referred, survey
 from neulig_ray.storage.storage import Storage
@@ -18,16 +18,19 @@ from neulig_ray.storage.storage import Storage
 def main(command: str, arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"neulig {command}", description=__doc__)
     parser.add_argument("what", choices=("ls", "verify", "prune"))
+    parser.add_argument("kind", nargs="?", help="of ls: the artifacts of one kind, such as model, by name")
     parser.add_argument("--storage", default="./neulig-storage", metavar="URI")
     parser.add_argument("--yes", action="store_true", help="prune without asking")
     parser.add_argument(
         "--imported", action="store_true", help="prune imported experts, too, that no results were made from"
     )
     given = parser.parse_args(arguments)
+    if given.kind and given.what != "ls":
+        parser.error(f"{given.what} takes no kind: it looks at the whole storage")
     storage = Storage(given.storage)
     found = survey(storage)
     if given.what == "ls":
-        status = _ls(found.stored)
+        status = _ls_kind(found.stored, given.kind) if given.kind else _ls(found.stored)
     elif given.what == "verify":
         status = _verify(storage, found)
     else:
@@ -48,6 +51,15 @@ def _ls(stored: Sequence[StoredArtifact]) -> int:
         whole = sum(item.whole for item in items)
         table.add_row(kind, str(whole), str(len(items) - whole), size(sum(item.bytes for item in items)))
     Console().print(table)
+    return 0
+
+
+def _ls_kind(stored: Sequence[StoredArtifact], kind: str) -> int:
+    if kind not in (kinds := {item.kind for item in stored}):
+        raise unknown("kind of artifact", kind, sorted(kinds))
+    for item in stored:
+        if item.kind == kind:
+            print(f"{size(item.bytes):>10}  {item.name}{'' if item.whole else '  (unfinished)'}")
     return 0
 
 

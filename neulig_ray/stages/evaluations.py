@@ -300,6 +300,8 @@ def evaluation_rows(evaluation: PlannedEvaluation, storage: Storage, failures: F
     """The results rows of an evaluation: what it measured, or why it could not."""
     reason = failures.get(evaluation.job.artifact.fingerprint)
     if reason is not None:
+        if model := evaluation.job.settings.get("model"):  # told as if the evaluation itself had made it
+            reason = failures.get(model.fingerprint, reason)
         return [{**evaluation.common, "task": task, "status": failed(reason)} for task in evaluation.tasks]
     rows: list[Row] = storage.load_json(evaluation.job.artifact, evaluation_jobs.ROWS_FILE)
     return [{**evaluation.common, **row} for row in rows]

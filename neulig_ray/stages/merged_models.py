@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from neulig_ray.cluster.cost import Cost, Sizes
-from neulig_ray.cluster.jobs import Job, JobOutput
+from neulig_ray.cluster.device import device
+from neulig_ray.cluster.jobs import Job, JobOutput, Needs
 from neulig_ray.errors import NotApplicable
 from neulig_ray.evaluation.granularity import RULES
 from neulig_ray.evaluation.ligand_rows import task_weights
@@ -127,6 +128,10 @@ class LigandModelsJob(ModelJob):
     granularity: str
     seed: int | None = None
 
+    @property
+    def needs(self) -> Needs:
+        return Needs(gpu=False)
+
     def files(self, storage: Storage) -> Iterator[tuple[str, bytes]]:
         portland, _ = load_ligand(storage, self.ligand)
         val = read_split(storage, self.models, "val", self.combination, images=False).data
@@ -155,12 +160,18 @@ def _distinct(betas: Mapping[str, torch.Tensor]) -> Iterator[tuple[list[str], to
 
 
 def read_model(storage: Storage, artifact: Artifact, stack: ExpertStack | None = None) -> StoredModels:
-    """An artifact of kind `model`; `stack`: its experts, where its models are kept as betas.
+    """An artifact of kind `model`, modules on the job's device; `stack`: its experts, where it keeps betas.
 
     Raises InputError for files that are damaged or of another version.
     """
     mix = stack.combine if stack else None
-    return read_models(functools.partial(storage.load, artifact), f"model {artifact.label}", mix)
+    found = read_models(functools.partial(storage.load, artifact), f"model {artifact.label}", mix)
+    for by_task in found.models.by_buffers.values():
+        for chosen in by_task.values():
+            for model in chosen.models.by_task.values():
+                if isinstance(model, nn.Module):
+                    model.to(device())
+    return found
 
 
 def read_model_betas(storage: Storage, artifact: Artifact) -> dict[str, torch.Tensor]:

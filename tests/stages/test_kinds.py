@@ -20,6 +20,7 @@ from torch import nn
 
 from neulig_ray.cluster.cost import Cost
 from neulig_ray.errors import InputError
+from neulig_ray.evaluation import model_files
 from neulig_ray.evaluation.granularity import RULES
 from neulig_ray.experiment.config import Evaluation as Settings
 from neulig_ray.experiment.config import Experiment, Search
@@ -29,16 +30,19 @@ from neulig_ray.ligand.portland import Portland
 from neulig_ray.merging import METHODS
 from neulig_ray.merging.engine import merge_with
 from neulig_ray.merging.parameters import ExpertStack
+from neulig_ray.models import tower_files
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import preprocess
+from neulig_ray.models.tower_files import spec_of
 from neulig_ray.pipeline.plan import make_plan
 from neulig_ray.plugins import load_plugins, read_plugins
 from neulig_ray.report import console, html, plots
 from neulig_ray.results import correctness, schema
 from neulig_ray.results.granularities import GRANULARITIES, OWN
 from neulig_ray.seeds import stable_generator
-from neulig_ray.stages import evaluation_jobs, ligand_inputs, merge_inputs, statistics
+from neulig_ray.stages import evaluation_jobs, ligand_inputs, merge_inputs, merged_models, statistics
 from neulig_ray.stages.evaluations import PlannedEvaluation
+from neulig_ray.stages.merged_models import ModelJob
 from neulig_ray.stages.read_inputs import SharedSplit
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
@@ -219,7 +223,15 @@ OF_ORIGIN = REFERENCE.replace('paper="none"', 'paper="none", of="origin"')
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Iterator[Callable[..., list[PlannedEvaluation]]]:
+def merged() -> dict[Artifact, ModelJob]:
+    """The jobs that make the planned evaluations' models."""
+    return {}
+
+
+@pytest.fixture
+def plan(
+    tmp_path: Path, merged: dict[Artifact, ModelJob]
+) -> Iterator[Callable[..., list[PlannedEvaluation]]]:
     """Evaluations that an experiment plans for the method of a plugin."""
 
     def planned(text: str, options: str = "", **changes: Any) -> list[PlannedEvaluation]:
@@ -230,15 +242,22 @@ def plan(tmp_path: Path) -> Iterator[Callable[..., list[PlannedEvaluation]]]:
             name="kinds", archs=("tiny-rn",), tasks=("digits", "textures"), n=(2,), alignment=("sup",),
             methods=(f"mine{options}",), search=Search(trials=1, val_images=30), seed=5,
         )  # fmt: skip
-        return make_plan(replace(e, **changes)).evaluations
+        made = make_plan(replace(e, **changes))
+        merged.update({job.artifact: job for job in made.merged})
+        return made.evaluations
 
     with only_the_packages_own():
         yield planned
 
 
 @pytest.fixture
-def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[[PlannedEvaluation], list[dict[str, Any]]]:
-    """Runs an evaluation's job on small models, which it makes itself: digits are task a, textures b."""
+def measure(
+    monkeypatch: pytest.MonkeyPatch, merged: dict[Artifact, ModelJob], tmp_path: Path
+) -> Callable[[PlannedEvaluation], list[dict[str, Any]]]:
+    """Runs an evaluation's job on small models: digits are task a, textures b.
+
+    Where its models are made before, it runs with these and with models that it makes itself.
+    """
     named = {"digits": "a", "textures": "b"}
 
     def read_split(*given: Any, **_: Any) -> SharedSplit:
@@ -260,13 +279,15 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[[PlannedEvaluation], li
     states = dict(zip(keys, STATES.values(), strict=True))
     portland = Portland([keys], PORTLAND.weight.detach(), PORTLAND.bias.detach())
     gate = {"alignment_weight": 0.5, "learning_rate": 0.1}
-    for module in (evaluation_jobs, ligand_inputs, merge_inputs, statistics):
+    monkeypatch.setattr(tower_files, "tower_spec", lambda _: spec_of(SmallTower()))
+    for module in (evaluation_jobs, ligand_inputs, merge_inputs, merged_models, model_files, statistics):
         for name, value in {
             "read_split": read_split,
             "load_split": load_split,
             "read_stack": lambda *_: ExpertStack.from_states(states),
             "load_clip": lambda *_: SimpleNamespace(visual=tower_of(BASE)),
             "load_bare_tower": lambda _: SmallTower(),
+            "build_tower": lambda _: SmallTower(),
             "load_expert": lambda storage, artifact, arch: states[artifact.label.removeprefix("tiny-rn.")],
             "read_array": lambda storage, artifact, file: np.zeros((2, 6), np.float32),
             "open_statistics": lambda storage, artifact: STATISTICS[artifact.fingerprint],
@@ -277,10 +298,27 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[[PlannedEvaluation], li
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
 
+    def in_two_steps(evaluation: PlannedEvaluation, job: ModelJob, at_once: Any) -> None:
+        storage = Storage(str(tmp_path / "store"))
+        job.run(storage)
+        files: Any = evaluation.job.make(storage)[0]
+        first, second = (json.loads(f[evaluation_jobs.ROWS_FILE]) for f in (at_once, files))
+        if storage.load_json(job.artifact, model_files.INDEX)["kept"]:  # else they are made once more
+            spent = storage.manifest(job.artifact)["info"]["seconds"]
+            assert all(row["seconds"] > spent > 0 for row in second)
+        for row in (*first, *second):
+            assert row.pop("seconds") > 0
+            assert row.pop("peak_memory_bytes") > 0
+        assert second == first
+        kept = evaluation_jobs.CORRECT_FILE
+        assert files.get(kept) == at_once.get(kept)
+
     def rows(evaluation: PlannedEvaluation) -> list[dict[str, Any]]:
         storage: Any = None
         settings = {name: value for name, value in evaluation.job.settings.items() if name != "model"}
         files, _ = replace(evaluation.job, settings=settings).make(storage)
+        if model := evaluation.job.settings.get("model"):
+            in_two_steps(evaluation, merged[model], files)
         found = json.loads(files[evaluation_jobs.ROWS_FILE])
         if kept := files.get(evaluation_jobs.CORRECT_FILE):
             bits = correctness.read(kept, "bits")
@@ -489,6 +527,41 @@ def test_a_routed_method_keeps_all_of_its_module(plan: Any, measure: Any) -> Non
     assert by_task(rows) == pytest.approx(accuracies(dict.fromkeys(TASKS, both)))  # type: ignore[arg-type]
     buffers = sum(b.numel() for b in SmallTower().buffers())
     assert {(row["granularity"], row["parameters"]) for row in rows} == {("sample", 2 * (SIZE + buffers))}
+
+
+def test_a_routed_method_that_can_do_without_its_work_has_its_module_stored(
+    plan: Any, measure: Any, merged: Any, tmp_path: Path
+) -> None:
+    text = ROUTED.replace("needs=()", 'needs=(), untrained={"factor": 0.0}')
+    text = text.replace("def mine(inputs):", "def mine(inputs, *, factor=2.0):")
+    text = text.replace("(state)", "({n: (factor * t).to(t.dtype) for n, t in state.items()})")
+    (evaluation,) = plan(text)
+    double = lambda state: tower_of({n: 2 * t for n, t in state.items()})  # noqa: E731
+    both = lambda images: sum(double(s)(images) for s in STATES.values())  # noqa: E731
+    assert by_task(measure(evaluation)) == pytest.approx(accuracies(dict.fromkeys(TASKS, both)))  # type: ignore[arg-type]
+    (job,) = merged.values()
+    found = Storage(str(tmp_path / "store")).manifest(job.artifact)["files"]
+    assert found.keys() == {"model.json", "model-0.safetensors"}
+
+
+def test_a_method_that_is_not_defined_here_is_skipped_in_two_steps_as_in_one(
+    plan: Any, measure: Any, merged: Any, tmp_path: Path
+) -> None:
+    (evaluation,) = plan(
+        ROUTED.replace("needs=()", 'needs=(), untrained={}, refuses=lambda tower: "no towers"')
+    )
+    assert {row["status"] for row in measure(evaluation)} == {schema.skipped("no towers")}
+    (job,) = merged.values()
+    assert Storage(str(tmp_path / "store")).load_json(job.artifact, "model.json")["skipped"] == "no towers"
+
+
+def test_a_trained_method_may_return_a_module(plan: Any, measure: Any, merged: Any, tmp_path: Path) -> None:
+    text = ROUTED.replace("routed", "trained").replace("needs=()", 'needs=("unlabelled images",)')
+    (evaluation,) = plan(text)
+    both = lambda images: sum(tower_of(s)(images) for s in STATES.values())  # noqa: E731
+    assert by_task(measure(evaluation)) == pytest.approx(accuracies(dict.fromkeys(TASKS, both)))  # type: ignore[arg-type]
+    (job,) = merged.values()
+    assert Storage(str(tmp_path / "store")).manifest(job.artifact)["files"].keys() == {"model.json"}
 
 
 def test_a_trunk_that_tasks_share_is_kept_once(plan: Any, measure: Any) -> None:
