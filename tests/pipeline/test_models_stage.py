@@ -10,7 +10,7 @@ from neulig_ray.cli.storage import main
 from neulig_ray.cluster.jobs import is_done, runnable
 from neulig_ray.cluster.progress import Reporter
 from neulig_ray.cluster.run_context import Failures, RunContext
-from neulig_ray.cluster.session import Cluster
+from neulig_ray.cluster.session import ClusterSession
 from neulig_ray.errors import InputError
 from neulig_ray.experiment.config import Experiment, Search
 from neulig_ray.pipeline.costs import estimate
@@ -47,7 +47,7 @@ def storage(tmp_path: Path) -> Storage:
 
 def pipeline(plan: Plan, storage: Storage) -> Pipeline:
     reporter = Reporter(Console(quiet=True), quiet=True)
-    return Pipeline(plan, RunContext(storage, Cluster("local", ()), reporter))
+    return Pipeline(plan, RunContext(storage, ClusterSession("local", ()), reporter))
 
 
 def counted(plan: Plan, storage: Storage) -> tuple[int, int] | None:
