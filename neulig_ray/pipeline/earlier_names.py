@@ -14,7 +14,7 @@ from neulig_ray.storage.storage import Storage
 from neulig_ray.version import code_version
 
 _METHODS: Final = "methods"
-_OF_METHODS: Final = ("evaluation", "statistics")  # kinds of artifact that come and go with a method
+_OF_METHODS: Final = ("evaluation", "model", "statistics")  # kinds of artifact that come and go with a method
 _NAMELESS: Final = (_METHODS, "published", "cluster")  # fields that are in no other artifact's name
 
 
