@@ -20,8 +20,8 @@ from neulig_ray.models import clip as clip_module
 from neulig_ray.models.archs import ARCHS, Arch
 from neulig_ray.models.clip import build_clip, build_tower, embed, preprocess, token_table, tokenize
 from neulig_ray.models.heads import accuracy, zero_shot_head
-from neulig_ray.models.origin_files import load_origin, origin_bytes, origin_metadata, shipped
-from neulig_ray.models.tower_files import describe, read_tower, tower_bytes, tower_spec
+from neulig_ray.models.origin_files import load_origin, origin_bytes, shipped
+from neulig_ray.models.tower_files import describe, read_tower, tower_bytes, tower_spec, unpack
 from neulig_ray.tasks import TASKS
 from neulig_ray.weights.metadata import HEADER_KEY
 
@@ -312,7 +312,7 @@ def test_an_origin_is_the_clip_in_half_precision_without_its_token_table(name):
     data = origin_bytes(clip, arch, {"origin": "seed-9"})
     assert len(data) < 3_000_000
     assert b"token_embedding" not in data
-    metadata = origin_metadata(data)
+    metadata = unpack(data)[1]
     assert (metadata["origin"], metadata["arch"], metadata["kind"]) == ("seed-9", name, "origin")
     loaded = load_origin(data, arch).state_dict()
     for key, value in clip.state_dict().items():
