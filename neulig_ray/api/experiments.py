@@ -9,7 +9,7 @@ from neulig_ray.experiment.files import load
 from neulig_ray.experiment.overrides import override
 from neulig_ray.pipeline.options import RunOptions
 from neulig_ray.pipeline.outcome import Results
-from neulig_ray.storage.layout import TABLE
+from neulig_ray.storage.layout import TABLE, usable_name
 from neulig_ray.storage.storage import Storage
 
 
@@ -75,13 +75,12 @@ def read_results(storage: str | Path = RunOptions.storage, experiment: str | Non
     if experiment is None and len(known) != 1:
         raise InputError(
             f"{place.uri} has results of {len(known)} experiments{': ' * bool(known)}{', '.join(known)}; "
-            + ("name one: read_results(storage, NAME)" if known else "run one first")
+            + ("name one: read_results(storage, NAME), or --experiment NAME" if known else "run one first")
         )
     return Results.read(place, experiment or known[0])
 
 
 def _experiments(storage: Storage) -> list[str]:
     """The names of the experiments that have results."""
-    prefix = len(storage.root) + 1
-    paths = [info.path[prefix:].split("/") for info in storage.files("")]
-    return sorted(path[0] for path in paths if len(path) == 2 and path[1] == TABLE)
+    folders = [name for name, is_folder in storage.top().items() if is_folder and usable_name(name)]
+    return sorted(name for name in folders if storage.size(f"{name}/{TABLE}"))

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 _EXAMPLE = """\
 A ROW is one argument of words column=value, the columns being the key's of docs/results.md:
-  neulig compare "method=ligand alignment=sup granularity=task n=2" "method=average n=2"
+  neulig compare "arch=tiny-vit n=5 method=ligand alignment=sup granularity=task" \\
+                 "arch=tiny-vit n=5 method=average"
+A row is of one combination: collaborators= chooses it where there are several.
 What is left out of task, seed and order_seed is averaged. accuracy=ensembling chooses a row's other accuracy.
 """
 

@@ -1,11 +1,13 @@
 """`neulig report`: one self-contained HTML page for one or several experiments."""
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from neulig_ray.cli.experiments import choose, described, load_file
 from neulig_ray.cli.options import check, parse
+from neulig_ray.errors import InputError
 from neulig_ray.outputs import check_output
 from neulig_ray.plugins import load_plugins, read_plugins
 from neulig_ray.storage.layout import Top
@@ -51,7 +53,8 @@ def _several(names: Sequence[str], flags: Sequence[str], out: Path | None) -> in
         file = load_file(name)
         experiment, rest = choose(file.experiment, file.variants, flags)
         found[name] = parse(experiment, rest, prog="neulig report", description=file.about)
-        load_plugins(read_plugins(found[name][0].plugins))  # their granularities say what they mean
+        with contextlib.suppress(InputError):  # the legend alone needs them: what their granularities mean
+            load_plugins(read_plugins(found[name][0].plugins))
 
     from rich.console import Console
 

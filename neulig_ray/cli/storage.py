@@ -56,7 +56,7 @@ def _ls(stored: Sequence[StoredArtifact]) -> int:
 
 def _ls_kind(stored: Sequence[StoredArtifact], kind: str) -> int:
     if kind not in (kinds := {item.kind for item in stored}):
-        raise unknown("kind of artifact", kind, sorted(kinds))
+        raise unknown("kind of artifact, or one of which this storage has none:", kind, sorted(kinds))
     for item in stored:
         if item.kind == kind:
             print(f"{size(item.bytes):>10}  {item.name}{'' if item.whole else '  (unfinished)'}")

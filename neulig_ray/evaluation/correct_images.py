@@ -22,6 +22,8 @@ def with_correct_images(
 ) -> Row:
     """The row with its bits under CORRECT, and `gap_low` and `gap_high`, which need both sides.
 
+    Where batches share a model there is no interval: their images are right or wrong together.
+
     `images` (N,): places in the split, in any order; `labels` (N,); the sides are logits or other scores
     (N, C). The interval is the 95 % paired bootstrap of ensembling minus merging over these images.
     """
@@ -30,7 +32,7 @@ def with_correct_images(
         for name, scores in (("merging", merging), ("ensembling", ensembling))
         if scores is not None
     }
-    both = len(sides) == 2
+    both = len(sides) == 2 and row.get("batch_size") is None
     ends = bootstrap([sides["ensembling"].astype(float) - sides["merging"]]) if both else (NAN, NAN)
     low, high = (None if end != end else end for end in ends)
     bits = Correctness.of(images.cpu().numpy(), **sides)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from neulig_ray.errors import InputError, StageError
 from neulig_ray.evaluation.rows import Row
 from neulig_ray.pipeline.stored_results import correct_file, read_correctness
 from neulig_ray.results.correctness import Correctness, written
@@ -20,8 +21,8 @@ def gather(
 ) -> list[str]:
     """Write `correct/FINGERPRINT.safetensors` of each evaluation into the experiment's folder.
 
-    What is there already is left, also of earlier results. A sentence, where some evaluations have no bits:
-    they are of a version that kept none, and stay as they are.
+    Files of other evaluations, of earlier results, are left. A sentence, where some evaluations have no bits:
+    they are of a version that kept none, and stay as they are. Raises StageError for bits that are damaged.
     """
     whole = [e for e, rows in measured if any(row.get("status", OK) == OK for row in rows)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -45,6 +46,9 @@ def _bits(evaluation: PlannedEvaluation, storage: Storage) -> dict[str, Correctn
         found = read_correctness(storage, f"{evaluation.job.artifact.path}/{CORRECT_FILE}")
     except FileNotFoundError:
         return {}
+    except InputError as error:
+        folder = storage.full(evaluation.job.artifact.path)
+        raise StageError(f"{error}. Or remove the folder {folder}: the same run measures it anew") from None
     seed = evaluation.common["seed"]
     return {f"{key}{seed}" if key.endswith("|") else key: bits for key, bits in found.items()}
 

@@ -58,8 +58,8 @@ class Comparison:
             },
             "both": " ".join(both),
             "difference": f"{found.points:+.2f} points{mean}; {interval}",
-            "sign test": f"p = {found.p:.2g}: {called}; {found.wins} images only for the first, "
-            f"{found.losses} only for the second",
+            "sign test": f"p = {found.p:.2g}: {called}; the first does better on {found.wins} images, "
+            f"the second on {found.losses}",
             "pairs": f"the same {found.images} images of {', '.join(self.tasks)}",
         }
         return "\n".join(f"{name:<11} {text}".rstrip(" ,") for name, text in lines.items())
@@ -141,8 +141,9 @@ def _bits_of(row: Mapping[Any, Any], bits: Bits) -> Correctness:
     except (FileNotFoundError, KeyError):
         raise InputError(
             f"nothing tells which images {row['method']} has right on {row['task']}: its evaluation "
-            f"{row['fingerprint']} is of a version that kept no bits. Remove its folder in "
-            "artifacts/evaluation, and the same run measures it anew"
+            f"{row['fingerprint']} has no bits beside the results. The same run writes them again; where it "
+            "warns that the evaluation is of a version that kept no bits, remove its folder in "
+            "artifacts/evaluation first"
         ) from None
 
 

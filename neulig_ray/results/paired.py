@@ -33,8 +33,8 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """Whether the sign test tells the two apart at the 5 % level."""
-        return self.p < SIGNIFICANT
+        """Whether the sign test tells the two apart at the 5 % level, and the interval does not hold 0."""
+        return self.p < SIGNIFICANT and not self.low <= 0 <= self.high
 
 
 def difference(
@@ -56,7 +56,7 @@ def difference(
         pairs.append(found[:, whole])
     images = sum(part.shape[1] for part in pairs)
     low, high = bootstrap(pairs, resamples=resamples, seed=seed)
-    by_image = np.concatenate([part.mean(0) for part in pairs]) if pairs else np.empty(0)
+    by_image = np.concatenate([part.mean(0) for part in pairs]).round(9) if pairs else np.empty(0)
     wins, losses = int((by_image > 0).sum()), int((by_image < 0).sum())
     known = all(part.shape[1] for part in pairs) and images
     return Difference(

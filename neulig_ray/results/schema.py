@@ -84,7 +84,9 @@ VALUES = {
     ),
     "gap_high": Column(REAL, "upper end of it", later=True),
     "agreement_unsure": _percentage(
-        "`agreement` on the images whose largest beta is below 0.9: elsewhere both are one expert", later=True
+        "`agreement` on the images whose own largest beta is below 0.9: elsewhere the ensemble is nearly one "
+        "expert",
+        later=True,
     ),
 }
 COLUMNS = {**KEY, **VALUES}

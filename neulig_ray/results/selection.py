@@ -39,6 +39,8 @@ def chosen(table: pd.DataFrame, given: Mapping[str, str]) -> pd.DataFrame:
     Raises InputError for a value that no row has, with the near misses; for rows that differ in more, with
     what would choose one; and for rows that were not measured.
     """
+    if table.empty:
+        raise InputError("the results have no rows: run the experiment first")
     rows = table
     said: list[str] = []
     for name, value in given.items():
@@ -48,8 +50,6 @@ def chosen(table: pd.DataFrame, given: Mapping[str, str]) -> pd.DataFrame:
             raise unknown(f"{name}{among}:", value, {text or "(empty)" for text in texts.unique()})
         rows = rows[texts == value]
         said.append(f"{name}={value}")
-    if rows.empty:
-        raise InputError("the results have no rows")
     shown = " ".join(said) or "no word"
     differing = [name for name in _COLUMNS if _texts(rows, name).nunique() > 1]
     if differing:

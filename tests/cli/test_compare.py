@@ -39,7 +39,7 @@ def test_two_rows_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["compare", "method=ligand", "method=average", "--storage", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "difference  +30.00 points; 95 % interval +21.00 to +39.00" in shown
-    assert "p = 1.9e-09: the two differ; 30 images only for the first, 0 only for the second" in shown
+    assert "p = 1.9e-09: the two differ; the first does better on 30 images, the second on 0" in shown
     assert "the same 100 images of a" in shown
 
 
