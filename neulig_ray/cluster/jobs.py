@@ -173,6 +173,9 @@ def run_jobs(
     are retried by Ray, `resources.max_failures` times for each job.
     """
     storage = context.storage
+    jobs = [job for job in jobs if storage.exists(job.artifact) or not unneeded(storage, job)]
+    if not jobs:
+        return
     ready = runnable(jobs, context.failures)
     cached = sum(is_done(storage, job) for job in ready)
     with context.reporter.stage(name, len(ready), cached) as stage:

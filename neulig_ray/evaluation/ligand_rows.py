@@ -48,7 +48,7 @@ def evaluate_gated(
     gate = {task: coopvecs(portland, member, context.data, task) for task in context.tasks}
     weights = Betas(
         {task: method.weights(beta, given) for task, beta in gate.items()},
-        task_weights(method, portland, member, val, given),
+        task_weights(method, portland, member, val, given) if made is None else {},
     )
 
     def row(granularity: str, found: Predictions) -> Row:
@@ -57,7 +57,7 @@ def evaluate_gated(
         what = f"{method.name} of {combination_key(context.combination)} at {granularity} on {task}"
         ensembled = context.ensemble(weights.images[task][rows], task, rows)
         matched = context.ensemble(found.beta, task, rows)
-        made = new_row(
+        measured = new_row(
             task,
             granularity,
             buffers=context.buffers,
@@ -70,7 +70,7 @@ def evaluate_gated(
             entropy=entropy(gate[task][rows]),
             routing_accuracy=routing_accuracy(gate[task][rows], context.own(task)),
         )
-        return with_correct_images(made, rows, labels, merging=found.logits, ensembling=ensembled)
+        return with_correct_images(measured, rows, labels, merging=found.logits, ensembling=ensembled)
 
     return [
         row(granularity, found)

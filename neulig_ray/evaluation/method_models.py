@@ -1,7 +1,7 @@
 """The models that a method makes of a combination: followed by the rules for buffers, chosen on val."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from statistics import fmean
 from typing import Any
@@ -95,7 +95,8 @@ def make_models(
                 followed[key] = study.follow(merged[key], buffers)
             if buffers == "re-estimated" and followed[key].modules:
                 continue
-            by_buffers[buffers][task] = ChosenModels(followed[key], chosen[task])
+            own = {task: followed[key].by_task[task]}  # the other tasks' models of this setting can go
+            by_buffers[buffers][task] = ChosenModels(replace(followed[key], by_task=own), chosen[task])
     return MethodModels(by_buffers, selected)
 
 

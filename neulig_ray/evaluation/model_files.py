@@ -69,13 +69,13 @@ class ServedModel(NamedTuple):
 
 def served_models(made: MethodModels) -> list[ServedModel]:
     """The distinct models of what a method made."""
-    found: dict[int, ServedModel] = {}
+    found: dict[tuple[int, str], ServedModel] = {}
     for buffers, by_task in made.by_buffers.items():
         for task, chosen in by_task.items():
             model, pair = chosen.models.by_task[task], (buffers, task)
-            known = found.get(id(model))
-            serves = (*known.serves, pair) if known else (pair,)
-            found[id(model)] = ServedModel(
+            key = (id(model), str(sorted(chosen.setting.items())))
+            serves = (*found[key].serves, pair) if key in found else (pair,)
+            found[key] = ServedModel(
                 model, serves, chosen.models.granularity, chosen.models.parameters, chosen.setting
             )
     return list(found.values())
@@ -214,16 +214,27 @@ def _read(data: bytes, about: ModelOptions, setting: Mapping[str, Any], where: s
     arch = ARCHS[about.arch]
     tensors, metadata, _ = unpack(data, where)
     if metadata.get("kind") != "module":
+        del tensors  # read_tower reads them once more
         return read_tower(data, arch, label=where)[0]
     method = METHODS[about.method]
     if not isinstance(method, MergingMethod):
         raise InputError(f"{where} holds a module of {about.method}, which makes none: make it again")
-    module = method.rebuild(_empty_inputs(about), {**about.options, **setting})
+    module = rebuilt(method, about, setting)
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
         raise InputError(f"{where}: not the module that {about.method} makes: {error}") from error
     return module.requires_grad_(False).eval()
+
+
+def rebuilt(method: MergingMethod, about: ModelOptions, setting: Mapping[str, Any]) -> nn.Module:
+    """A method's module again, whose tensors hold nothing yet; raises InputError where that cannot be had."""
+    try:
+        return method.rebuild(_empty_inputs(about), {**about.options, **setting})
+    except (LookupError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{about.method} does not make its module again without images: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _empty_inputs(about: ModelOptions) -> MergeInputs:

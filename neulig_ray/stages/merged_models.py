@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from torch import nn
 from neulig_ray.cluster.cost import Cost, Sizes
 from neulig_ray.cluster.device import device
 from neulig_ray.cluster.jobs import Job, JobOutput, Needs
-from neulig_ray.errors import NotApplicable
+from neulig_ray.errors import InputError, NotApplicable
 from neulig_ray.evaluation.granularity import RULES
 from neulig_ray.evaluation.ligand_rows import task_weights
 from neulig_ray.evaluation.model_files import (
@@ -22,6 +22,7 @@ from neulig_ray.evaluation.model_files import (
     model_files,
     read_betas,
     read_models,
+    rebuilt,
     served_models,
     skipped_files,
     unkept_files,
@@ -80,9 +81,12 @@ class ModelJob(Job):
         return self._files(storage, info), info
 
     def _files(self, storage: Storage, info: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
-        started = time.perf_counter()
-        yield from self.files(storage)
-        info |= {"seconds": time.perf_counter() - started, "peak_memory_bytes": peak_bytes()}
+        spent, started = 0.0, time.perf_counter()
+        for part in self.files(storage):
+            spent += time.perf_counter() - started  # without the time that writing it takes
+            yield part
+            started = time.perf_counter()
+        info |= {"seconds": spent, "peak_memory_bytes": peak_bytes()}
 
     def files(self, storage: Storage) -> Iterator[tuple[str, bytes]]:
         raise NotImplementedError
@@ -104,8 +108,8 @@ class MethodModelsJob(ModelJob):
         if not defined(self.spec, self.models.arch, mixed=self.mixed):
             return Cost()
         made = making(sizes, self.spec, self.models, self.about.tasks, settings, mixed=self.mixed)
-        by_task = self.spec.require(MergingMethod).planned_granularity == "task"
-        each = len(self.combination) if by_task else 1
+        n, method = len(self.combination), self.spec.require(MergingMethod)
+        each = n if method.planned_granularity == "task" else n + 1 if method.rebuilds else 1  # at most
         return made + Cost(bytes=each * buffers_rules(self.models.arch) * tower_size(self.models.arch))
 
     def files(self, storage: Storage) -> Iterator[tuple[str, bytes]]:
@@ -120,11 +124,21 @@ class MethodModelsJob(ModelJob):
             yield from skipped_files(self.about, str(error)).items()
             return
         served = served_models(made)
-        modules = any(isinstance(one.model, nn.Module) for one in served)
-        if modules and not (method.rebuilds and len(served) == 1):
+        if any(isinstance(one.model, nn.Module) for one in served) and not self._rebuilds(method, served):
             yield from unkept_files(self.about).items()
             return
         yield from model_files(self.about, served, made.selected)
+
+    def _rebuilds(self, method: MergingMethod, served: Sequence[ServedModel]) -> bool:
+        """Whether the method makes the one module again; tried here, before somebody needs it."""
+        if not (method.rebuilds and len(served) == 1):
+            return False
+        try:
+            return rebuilt(method, self.about, served[0].setting).state_dict().keys() == (
+                served[0].model.state_dict().keys()  # type: ignore[union-attr]
+            )
+        except InputError:
+            return False
 
 
 @dataclass(frozen=True)
@@ -172,7 +186,11 @@ def read_model(storage: Storage, artifact: Artifact, stack: ExpertStack | None =
     Raises InputError for files that are damaged or of another version.
     """
     mix = stack.combine if stack else None
-    found = read_models(functools.partial(storage.load, artifact), f"model {artifact.label}", mix)
+    try:
+        found = read_models(functools.partial(storage.load, artifact), f"model {artifact.label}", mix)
+    except InputError as error:
+        folder = storage.full(artifact.path)
+        raise InputError(f"{error}. Or remove the folder {folder}: the same run makes it again") from error
     for by_task in found.models.by_buffers.values():
         for chosen in by_task.values():
             for model in chosen.models.by_task.values():

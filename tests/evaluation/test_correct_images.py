@@ -79,7 +79,7 @@ def test_rows_of_the_same_images_are_pairs_whatever_their_order() -> None:
 def test_the_interval_is_that_of_the_bits() -> None:
     for row in every_row():
         bits: Correctness = row[CORRECT]
-        if row["gap"] is None or row["batch_size"]:  # images of a batch are right or wrong together
+        if row["gap"] is None or row.get("batch_size"):  # images of a batch are right or wrong together
             assert (row["gap_low"], row["gap_high"]) == (None, None)
             continue
         ensembling, merging = bits.right("ensembling"), bits.right("merging")
