@@ -122,10 +122,18 @@ main("test", sys.argv[1:])
 """
 
 
+def no_signal_ignored() -> None:
+    """However the tests were started: under nohup, or in the background of a script."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def writing(folder: Path, *wrapper: str) -> "subprocess.Popen[bytes]":
     """A process in the middle of writing a file and a folder."""
     command = [*wrapper, sys.executable, "-c", WRITING, str(folder)]
-    process = subprocess.Popen(command, cwd=PACKAGE.parent, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=PACKAGE.parent, stderr=subprocess.DEVNULL, preexec_fn=no_signal_ignored
+    )
     until = time.monotonic() + 60
     while not (folder / "begun").exists():
         assert process.poll() is None
