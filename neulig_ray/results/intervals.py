@@ -22,17 +22,31 @@ def mean_intervals(
     `fields` make a line; `point` is a mean's unit, the last of them the task.
     """
     gaps = rows[rows["gap"].notna()]
-    whole = gaps.groupby(list(fields))["gap_low"].transform("count") == gaps.groupby(list(fields))[
-        "gap"
-    ].transform("size")
-    known = gaps[whole]
-    halves = known.assign(below=known["gap"] - known["gap_low"], above=known["gap_high"] - known["gap"])
-    cells = halves.groupby([*fields, *point])[_HALVES].mean()
-    tasks = cells.groupby([*fields, point[-1]])
+    if gaps["gap_low"].isna().all():
+        return {}, {}
+    line = gaps.groupby(list(fields), sort=False).ngroup()  # a number for each line: fast to group by
+    missing = set(line[gaps["gap_low"].isna()])
+    known, line = gaps[~line.isin(missing)], line[~line.isin(missing)]
+    halves = pd.DataFrame(
+        {
+            "line": line,
+            "point": known.groupby(list(point), sort=False).ngroup(),
+            "task": known[point[-1]],
+            "below": known["gap"] - known["gap_low"],
+            "above": known["gap_high"] - known["gap"],
+        }
+    )
+    cells = halves.groupby(["line", "point", "task"])[_HALVES].mean()
+    tasks = cells.groupby(["line", "task"])
     by_task = tasks.mean()
-    share = tasks.size() / tasks.size().groupby(list(fields)).transform("sum")
-    by_line = by_task.mul(share, axis=0).pow(2).groupby(list(fields)).sum().pow(0.5)
-    return _pairs(by_line), _pairs(by_task)
+    share = tasks.size() / tasks.size().groupby("line").transform("sum")
+    by_line = by_task.mul(share, axis=0).pow(2).groupby("line").sum().pow(0.5)
+    firsts = known.groupby(line.to_numpy())[list(fields)].first()
+    names = dict(zip(firsts.index, firsts.itertuples(index=False, name=None), strict=True))
+    return (
+        {names[one]: ends for one, ends in _pairs(by_line).items()},
+        {(*names[one], task): ends for (one, task), ends in _pairs(by_task).items()},
+    )
 
 
 def _pairs(made: pd.DataFrame) -> dict[Any, tuple[float, float]]:
