@@ -1,5 +1,6 @@
 """What a run leaves to look at: its rows, their means, its report, and what could not be made."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,6 +14,7 @@ from neulig_ray.outputs import write_output
 from neulig_ray.pipeline.stored_results import correct_file, read_correctness, read_results
 from neulig_ray.results.comparison import Comparison, compare
 from neulig_ray.results.correctness import Correctness
+from neulig_ray.results.summary import Table, tables
 from neulig_ray.results.summary_frame import summary_frame
 from neulig_ray.storage.layout import TABLE, Top
 from neulig_ray.storage.storage import Storage
@@ -43,6 +45,11 @@ class Results:
                 f"{name} has no results in {storage.shown}: `neulig run {name}` makes them"
             ) from None
         return cls(name, rows, about, storage)
+
+    @functools.cached_property
+    def tables(self) -> list[Table]:
+        """What console and report show of the rows."""
+        return tables(self.rows)
 
     @property
     def summary(self) -> pd.DataFrame:
@@ -111,7 +118,11 @@ def write_report(results: Sequence[Results], path: Path | str | None, stored: st
     """One HTML page of several experiments: the file `path`, or `stored` in the first one's storage."""
     from neulig_ray.report.html import render  # imports matplotlib
 
-    page = render({r.name: r.rows for r in results}, {r.name: dict(r.about) for r in results})
+    page = render(
+        {r.name: r.rows for r in results},
+        {r.name: dict(r.about) for r in results},
+        {r.name: r.tables for r in results},
+    )
     data = page.encode("utf-8", "replace")
     if path is not None:
         write_output(Path(path), data)

@@ -30,14 +30,14 @@ _TALL: Final = 3  # lines of a cell where the console is narrowest
 _WIDE: Final = 200
 
 
-def print_tables(frame: pd.DataFrame, console: Console | None = None) -> None:
-    """Print every table of the frame, as compact as the console is narrow."""
+def print_tables(made: pd.DataFrame | Sequence[Table], console: Console | None = None) -> None:
+    """Print every table, of a results frame or as they are, as compact as the console is narrow."""
     console = console or Console(width=None if _is_terminal() else _WIDE)
-    made = tables(frame)
-    for table in made:
+    whole = tables(made) if isinstance(made, pd.DataFrame) else made
+    for table in whole:
         for part in _renderables(table, console.width):
             console.print(part)
-    console.print(Text(legend(made), style="dim"))
+    console.print(Text(legend(whole), style="dim"))
 
 
 def text(frame: pd.DataFrame, width: int = _WIDE) -> str:

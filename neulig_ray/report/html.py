@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 from typing import Any, Final
 
 import pandas as pd
@@ -45,13 +46,21 @@ set, holds one task only.</p>
 """
 
 
-def render(frames: Mapping[str, pd.DataFrame], provenance: Mapping[str, Mapping[str, Any]]) -> str:
+def render(
+    frames: Mapping[str, pd.DataFrame],
+    provenance: Mapping[str, Mapping[str, Any]],
+    made: Mapping[str, Sequence[Table]] = MappingProxyType({}),
+) -> str:
     """The page for the experiments by name; `provenance` is each one's results.json.
+
+    `made`: the tables of the frames, where somebody has them already.
 
     Needs nothing but the file: styles and plots are inside, and it follows the reader's light or dark theme.
     """
     sections = [
-        _experiment(name, frame, without_secrets(provenance.get(name, {})), place)
+        _experiment(
+            name, frame, made.get(name) or tables(frame), without_secrets(provenance.get(name, {})), place
+        )
         for place, (name, frame) in enumerate(frames.items())
     ]
     title = " · ".join(frames)
@@ -66,8 +75,9 @@ def render(frames: Mapping[str, pd.DataFrame], provenance: Mapping[str, Mapping[
     )
 
 
-def _experiment(name: str, frame: pd.DataFrame, provenance: Mapping[str, Any], place: int) -> str:
-    made = tables(frame)
+def _experiment(
+    name: str, frame: pd.DataFrame, made: Sequence[Table], provenance: Mapping[str, Any], place: int
+) -> str:
     heading = f'<section id="e{place}"><h2>{escape(name)}</h2>'
     parts = [heading, _facts(provenance), _warnings(provenance.get("warnings", ()))]
     if not made:

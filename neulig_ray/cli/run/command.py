@@ -12,7 +12,7 @@ from neulig_ray.experiment.config import Experiment
 from neulig_ray.paths import kept_offline
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from neulig_ray.pipeline.outcome import Results
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
@@ -71,17 +71,17 @@ def run_command(
             return 0
         results = session.run(command, None if options.quiet else print_stages)
         if results is not None:
-            _print(results.rows, options)
+            _print(results, options)
         return 0 if session.complete else 1
 
 
-def _print(table: "pd.DataFrame", options: Options) -> None:
+def _print(results: "Results", options: Options) -> None:
     if options.json:
-        table.to_json(sys.stdout, orient="records", indent=1)
+        results.rows.to_json(sys.stdout, orient="records", indent=1)
         print()
         return
     from rich.console import Console
 
     from neulig_ray.report.console import print_tables
 
-    print_tables(table, Console())
+    print_tables(results.tables, Console())
