@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import torch
 
 from neulig_ray.evaluation.metrics import predictions
 from neulig_ray.evaluation.rows import Row
 from neulig_ray.results.correctness import Correctness, row_key
 from neulig_ray.results.paired import NAN, bootstrap
+from neulig_ray.weights.metadata import file_metadata
+from neulig_ray.weights.tensor_writer import to_bytes
 
 CORRECT = "correct"  # of a row on its way from the evaluation to its job, which stores the bits by themselves
 
@@ -44,3 +47,14 @@ def without_bits(rows: Iterable[Row]) -> tuple[list[Row], Mapping[str, Correctne
     whole = list(rows)
     bits = {row_key(row): row[CORRECT] for row in whole if CORRECT in row}
     return [{name: value for name, value in row.items() if name != CORRECT} for row in whole], bits
+
+
+def correct_bytes(rows: Mapping[str, Correctness]) -> bytes:
+    """The file of an evaluation's bits, by `row_key`: the same bytes for the same rows."""
+    parts = {
+        f"{key}/{name}": torch.from_numpy(np.frombuffer(bits, np.uint8).copy())
+        for key, row in rows.items()
+        for name, bits in vars(row).items()
+        if bits is not None
+    }
+    return to_bytes(parts, file_metadata())

@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from neulig_ray.errors import InputError, StageError
+from neulig_ray.evaluation.correct_images import correct_bytes
 from neulig_ray.evaluation.rows import Row
 from neulig_ray.pipeline.stored_results import correct_file, read_correctness
-from neulig_ray.results.correctness import Correctness, written
+from neulig_ray.results.correctness import Correctness
 from neulig_ray.results.schema import OK
 from neulig_ray.stages.evaluation_jobs import CORRECT_FILE
 from neulig_ray.stages.evaluations import PlannedEvaluation
@@ -31,7 +32,7 @@ def gather(
         for evaluation, bits in zip(whole, found, strict=True):
             files.setdefault(evaluation.job.artifact.fingerprint, {}).update(bits)
         kept = {correct_file(name, fingerprint): bits for fingerprint, bits in files.items() if bits}
-        list(pool.map(lambda path: _write(path, written(kept[path]), storage), kept))
+        list(pool.map(lambda path: _write(path, correct_bytes(kept[path]), storage), kept))
     if without := sum(not bits for bits in found):
         return [
             f"{without} of {len(whole)} evaluations are of a version that kept no bits of single images: "

@@ -13,7 +13,6 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, deserialize
-from safetensors.numpy import save
 
 from neulig_ray.errors import InputError
 
@@ -64,17 +63,6 @@ class Correctness:
         """What was right of the row's images (count,) bool, in the split's order; None for no such side."""
         bits: bytes | None = getattr(self, side)
         return None if bits is None else _unpacked(bits)[: self.count]
-
-
-def written(rows: Mapping[str, Correctness]) -> bytes:
-    """The file of an evaluation's rows, by `row_key`: the same bytes for the same rows."""
-    parts = {
-        f"{key}/{name}": np.frombuffer(bits, np.uint8)
-        for key, row in rows.items()
-        for name, bits in vars(row).items()
-        if bits is not None
-    }
-    return save(parts)
 
 
 def read(data: bytes, where: str) -> dict[str, Correctness]:

@@ -12,7 +12,7 @@ from neulig_ray.cluster.jobs import Job, JobOutput, Needs
 from neulig_ray.errors import NotApplicable
 from neulig_ray.evaluation.baseline_rows import evaluate_ensemble, evaluate_reference
 from neulig_ray.evaluation.context import EvaluationContext
-from neulig_ray.evaluation.correct_images import without_bits
+from neulig_ray.evaluation.correct_images import correct_bytes, without_bits
 from neulig_ray.evaluation.ligand_rows import evaluate_gated, evaluate_selection
 from neulig_ray.evaluation.method_rows import method_rows
 from neulig_ray.evaluation.rows import Row
@@ -26,7 +26,6 @@ from neulig_ray.merging.declare.method import MergingMethod
 from neulig_ray.merging.declare.reference import ReferenceMethod
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.work import forward_flops
-from neulig_ray.results import correctness
 from neulig_ray.results.schema import skipped
 from neulig_ray.stages.ligand_inputs import kept_parameters, load_ligand, tower_parameters
 from neulig_ray.stages.merge_inputs import MergeReader
@@ -101,7 +100,7 @@ class EvaluationJob(Job):
         rows = [{**row, "seconds": elapsed, "peak_memory_bytes": peak} for row in measured]
         info = {"rows": len(rows), "seconds": elapsed, **found.about}
         files = {ROWS_FILE: json.dumps(rows, indent=1).encode()}
-        return {**files, **({CORRECT_FILE: correctness.written(bits)} if bits else {})}, info
+        return {**files, **({CORRECT_FILE: correct_bytes(bits)} if bits else {})}, info
 
 
 def reference(

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from neulig_ray.cli import main
+from neulig_ray.evaluation.correct_images import correct_bytes
 from neulig_ray.pipeline.stored_results import correct_file
 from neulig_ray.results import schema
-from neulig_ray.results.correctness import Correctness, row_key, written
+from neulig_ray.results.correctness import Correctness, row_key
 from neulig_ray.storage.storage import Storage
 
 RIGHT = {"average": 60, "ligand": 90}
@@ -31,7 +32,7 @@ def fill(folder: Path, name: str = "mine") -> None:
     storage.write(f"{name}/results.json", b"{}")
     for row in rows:
         bits = Correctness.of(np.arange(100), np.arange(100) < row["merging_accuracy"])
-        storage.write(correct_file(name, str(row["fingerprint"])), written({row_key(row): bits}))
+        storage.write(correct_file(name, str(row["fingerprint"])), correct_bytes({row_key(row): bits}))
 
 
 def test_two_rows_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,13 +12,14 @@ import pytest
 
 from neulig_ray.cli.doctor import probe
 from neulig_ray.cluster.run_context import Failures
-from neulig_ray.errors import InputError
+from neulig_ray.errors import InputError, StageError
+from neulig_ray.evaluation.correct_images import correct_bytes
 from neulig_ray.experiment.config import Experiment, Search
 from neulig_ray.pipeline.outcome import Results
 from neulig_ray.pipeline.plan import Plan, make_plan
 from neulig_ray.pipeline.results import write_results
 from neulig_ray.pipeline.stored_results import correct_file, read_correctness, read_results
-from neulig_ray.results.correctness import Correctness, row_key, written
+from neulig_ray.results.correctness import Correctness, row_key
 from neulig_ray.stages.evaluation_jobs import CORRECT_FILE, ROWS_FILE
 from neulig_ray.stages.evaluations import PlannedEvaluation
 from neulig_ray.storage.storage import Storage
@@ -61,7 +62,7 @@ def measure(evaluation: PlannedEvaluation, storage: Storage, bits: bool = True) 
     if bits:
         sides = np.arange(10) < 5, np.arange(10) < 6
         kept = {row_key(row): Correctness.of(np.arange(10), *sides) for row in rows}
-        files[CORRECT_FILE] = written(kept)
+        files[CORRECT_FILE] = correct_bytes(kept)
     storage.commit(evaluation.job.artifact, files, {})
 
 
@@ -207,5 +208,5 @@ def test_damaged_bits_are_named(plan: Plan, storage: Storage) -> None:
     failures = half_failed(plan, storage)
     artifact = next(e.job.artifact for e in plan.evaluations if e.job.artifact.fingerprint not in failures)
     storage.write(f"{artifact.path}/{CORRECT_FILE}", b"x" * 100)
-    with pytest.raises(InputError, match=rf"{artifact.fingerprint}/{CORRECT_FILE} is damaged"):
+    with pytest.raises(StageError, match=rf"{artifact.fingerprint}/{CORRECT_FILE} is damaged"):
         write_results(plan, storage, failures)

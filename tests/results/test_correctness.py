@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from neulig_ray.errors import InputError
+from neulig_ray.evaluation.correct_images import correct_bytes
 from neulig_ray.results import correctness
 from neulig_ray.results.correctness import Correctness, row_key
 
@@ -19,7 +20,7 @@ def test_bits_come_back_in_the_order_of_the_split(positions: list[int], seed: in
     generator = np.random.default_rng(seed)
     merging, ensembling = generator.random((2, len(positions))) < 0.5
     made = Correctness.of(np.array(positions, int), merging, ensembling)
-    (found,) = correctness.read(correctness.written({"a|task|||0": made}), "x").values()
+    (found,) = correctness.read(correct_bytes({"a|task|||0": made}), "x").values()
     assert found == made
     assert found.count == len(positions)
     by_position = np.argsort(positions)
@@ -53,7 +54,7 @@ def test_a_row_has_one_name_as_measured_and_in_a_table() -> None:
 
 def test_the_same_rows_give_the_same_bytes() -> None:
     rows = {key: Correctness.of(np.arange(9), np.arange(9) > 4) for key in ("a||||", "b||||")}
-    assert correctness.written(rows) == correctness.written(dict(reversed(rows.items())))
+    assert correct_bytes(rows) == correct_bytes(dict(reversed(rows.items())))
 
 
 ROW = "a|task|||0"

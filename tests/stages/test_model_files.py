@@ -17,7 +17,7 @@ from torch import nn
 from neulig_ray.errors import InputError
 from neulig_ray.evaluation import model_files
 from neulig_ray.evaluation.context import EvaluationContext
-from neulig_ray.evaluation.correct_images import without_bits
+from neulig_ray.evaluation.correct_images import correct_bytes, without_bits
 from neulig_ray.evaluation.forward import embed_with
 from neulig_ray.evaluation.granularity import RULES
 from neulig_ray.evaluation.images import TaskImages
@@ -37,7 +37,6 @@ from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.models import tower_files
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.tower_files import read_tower, spec_of, tower_spec
-from neulig_ray.results import correctness
 from neulig_ray.stages import merged_models
 from neulig_ray.stages.merged_models import read_model, read_model_betas
 from neulig_ray.storage.artifact import Artifact
@@ -154,7 +153,7 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
 def told(rows: list[Row]) -> tuple[list[Row], bytes]:
     """Rows, and which images they have right, to be compared bit by bit."""
     plain, bits = without_bits(rows)
-    return plain, correctness.written(bits)
+    return plain, correct_bytes(bits)
 
 
 @pytest.mark.parametrize(
