@@ -162,6 +162,28 @@ def _has_mark(pid: int, mark: str) -> bool:
         return False
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _only_the_files_own_plugins() -> Iterator[None]:
+    """What a file's tests add to the registries is gone when another file's begin, in whatever order."""
+    from isolated import only_the_packages_own
+
+    with only_the_packages_own():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _arithmetic_as_it_was() -> Iterator[None]:
+    """How torch computes in this process is as before when a test is over: jobs set it for theirs."""
+    import torch
+
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    yield
+    torch.set_flush_denormal(False)  # as Python starts, and as hypothesis needs it
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
+    assert torch.is_grad_enabled()
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """The one Ray session of the tests marked `ray`, of two CPUs."""

@@ -86,7 +86,6 @@ def pretrain(
             f"{name}: batches of {batch_size} images cannot be shared by {world_size} workers; "
             "use fewer workers or a larger batch_size"
         )
-    torch.set_flush_denormal(True)
     clip.to(device)
     done = 0
     if checkpoint is not None:

@@ -69,7 +69,6 @@ def finetune(
             f"{name}: batches of {batch_size} images cannot be shared by {world_size} workers; "
             "use fewer workers or a larger batch_size"
         )
-    torch.set_flush_denormal(True)
     execution = Execution(recipe, device, world_size)
     execution.prepare(tower)
     head = head.to(device)

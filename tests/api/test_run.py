@@ -219,26 +219,17 @@ def test_a_ligand_trained_here_is_the_experiments_to_the_last_bit(smallest_stora
     experts = nl.load_experts(smallest_storage)
     stored = nl.load_ligand("ligand:tiny-rn.seed-0.n2.sup", storage=smallest_storage)
     train = {task: TASKS[task].splits(0)["train"] for task in ("digits", "textures")}
-    before = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    try:
-        gate = nl.train_ligand(
-            {
-                (key, task): expert.embed(train[task].images)
-                for key, expert in experts.items()
-                for task in train
-            },
-            {task: split.labels for task, split in train.items()},
-            {expert.task: expert.head() for expert in experts.values()},
-            epochs=3,
-            learning_rate=stored.about["learning_rate"],
-            alignment_weight=stored.about["alignment_weight"],
-            experts=experts,
-        )
-    finally:
-        torch.set_num_threads(before)
-        torch.set_flush_denormal(False)
+    gate = nl.train_ligand(
+        {(key, task): expert.embed(train[task].images) for key, expert in experts.items() for task in train},
+        {task: split.labels for task, split in train.items()},
+        {expert.task: expert.head() for expert in experts.values()},
+        epochs=3,
+        learning_rate=stored.about["learning_rate"],
+        alignment_weight=stored.about["alignment_weight"],
+        experts=experts,
+    )
     assert gate.experts == stored.experts
     for name, tensor in stored.portland.state().items():
         assert torch.equal(gate.portland.state()[name], tensor), name

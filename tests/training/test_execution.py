@@ -1,7 +1,6 @@
 """How a step is computed: the same expert, up to rounding, however its batches are cut up."""
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,10 +15,8 @@ from neulig_ray.training.execution import Execution, ahead
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
+def _one_thread() -> None:
     torch.set_num_threads(1)
-    yield
-    torch.set_flush_denormal(False)  # hypothesis needs the denormals that training flushes
 
 
 def largest_difference(one: Any, other: Any) -> float:

@@ -42,8 +42,6 @@ MICRO = Arch(
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
-    yield
-    torch.set_flush_denormal(False)  # hypothesis needs the denormals that training flushes
 
 
 def arch_of(name):
@@ -88,6 +86,16 @@ def equal(first, second):
 
 
 # The pieces
+
+
+@pytest.mark.parametrize("train", ["tune", "learn"])
+@pytest.mark.parametrize("flushed", [True, False])
+def test_a_training_leaves_how_its_process_computes_as_it_was(train, flushed):
+    """It is set for a job's process as a whole: a user's own does not lose its smallest numbers."""
+    torch.set_flush_denormal(flushed)
+    smallest = torch.tensor(1e-40) * 1
+    tune("micro", epochs=1) if train == "tune" else learn("micro", steps=2)
+    assert (torch.tensor(1e-40) * 1 == 0) == (smallest == 0) == flushed
 
 
 @settings(max_examples=50, deadline=None)
