@@ -1,5 +1,6 @@
 """The models of one arch, by name: what later stages look artifacts up in."""
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -12,7 +13,8 @@ from neulig_ray.storage.artifact import Artifact
 class ArchModels:
     """Artifacts of one arch. Keys: collaborators "task@origin", origins by name, tasks by name.
 
-    `embeddings` are keyed by (collaborator or origin name, task).
+    `embeddings` are keyed by (collaborator or origin name, task), `blocks`, the block features, by (origin
+    name, task). Only gates that see them need `blocks`: they are not among the inputs of everyone.
     """
 
     arch: str
@@ -21,6 +23,7 @@ class ArchModels:
     experts: dict[str, Artifact] = field(default_factory=dict)
     embeddings: dict[tuple[str, str], Artifact] = field(default_factory=dict)
     data: dict[str, Artifact] = field(default_factory=dict)
+    blocks: dict[tuple[str, str], Artifact] = field(default_factory=dict)
 
     def restricted(self, keys: Iterable[str]) -> "ArchModels":
         """Only what a combination of these collaborators needs, in an order of its own."""
@@ -35,7 +38,12 @@ class ArchModels:
             {k: self.experts[k] for k in keys},
             {look: self.embeddings[look] for look in looks if look in self.embeddings},
             {t: self.data[t] for t in tasks},
+            {look: self.blocks[look] for look in looks if look in self.blocks},
         )
+
+    def without_blocks(self) -> "ArchModels":
+        """The same for what no gate that sees block features has a part in."""
+        return dataclasses.replace(self, blocks={})
 
     def inputs(self) -> tuple[Artifact, ...]:
         return (

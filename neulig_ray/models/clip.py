@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,6 @@ def preprocess(images: np.ndarray | Tensor, arch: Arch, device: torch.device | s
     return (batch.float() / 255).sub_(mean).div_(std).contiguous()
 
 
-@torch.no_grad()
 def embed(
     tower: nn.Module,
     images: np.ndarray,
@@ -171,11 +170,25 @@ def embed(
     device: torch.device | str = "cpu",
 ) -> np.ndarray:
     """Embeddings float32 (N, d), not normalised, of images uint8 (N, H, W, 3); the tower in eval mode."""
+    return in_batches(tower, tower, images, arch, batch_size, device)
+
+
+@torch.no_grad()
+def in_batches(
+    look: Callable[[Tensor], Tensor],
+    tower: nn.Module,
+    images: np.ndarray,
+    arch: Arch,
+    batch_size: int,
+    device: torch.device | str,
+) -> np.ndarray:
+    """What `look` makes of preprocessed images, a batch at a time: (B, 3, S, S) -> (B, d), float32 (N, d) in
+    all. It looks through `tower`, which is on the device and in eval mode meanwhile."""
     training = tower.training
     tower.to(device).eval()
     try:
         parts = [
-            tower(preprocess(images[i : i + batch_size].copy(), arch, device)).float().cpu()
+            look(preprocess(images[i : i + batch_size].copy(), arch, device)).float().cpu()
             for i in range(0, len(images), batch_size)
         ]
     finally:

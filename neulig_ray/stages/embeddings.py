@@ -38,15 +38,10 @@ class EmbeddingJob(Job):
         return self.model, self.data
 
     def cost(self, sizes: Sizes) -> Cost:
-        found = sizes.of(self.data)
-        if found is None:
-            return Cost(unknown=1)
-        images = sum(found[split] for split in SPLITS)
-        width = ARCHS[self.arch].config["embed_dim"]
-        return Cost(images * forward_flops(self.arch), 4 * images * width)
+        return look_cost(sizes, self.data, self.arch, ARCHS[self.arch].config["embed_dim"])
 
     def make(self, storage: Storage) -> JobOutput:
-        tower = _load_tower(storage, self.model, self.arch)
+        tower = load_tower(storage, self.model, self.arch)
         files = {}
         for split in SPLITS:
             images = load_split(storage, self.data, split).images
@@ -60,8 +55,18 @@ def embedding_job(arch: str, model: Artifact, task: str, data: Artifact) -> Embe
     return EmbeddingJob(artifact, arch, model, data)
 
 
+def look_cost(sizes: Sizes, data: Artifact, arch: str, width: int) -> Cost:
+    """Of one look at all images of a task, where `width` float32 numbers of each are kept."""
+    found = sizes.of(data)
+    if found is None:
+        return Cost(unknown=1)
+    images = sum(found[split] for split in SPLITS)
+    return Cost(images * forward_flops(arch), 4 * images * width)
+
+
 @functools.lru_cache(maxsize=2)
-def _load_tower(storage: Storage, model: Artifact, arch: str) -> torch.nn.Module:
+def load_tower(storage: Storage, model: Artifact, arch: str) -> torch.nn.Module:
+    """The visual tower of an expert or an origin; kept in the process: do not train it."""
     if model.kind == "origin":
         return copy.deepcopy(load_clip(storage, model, arch).visual)
     tower = build_tower(ARCHS[arch])

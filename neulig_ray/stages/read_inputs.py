@@ -4,7 +4,7 @@ import functools
 import resource
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import nn
@@ -15,6 +15,7 @@ from neulig_ray.ligand.data import LigandData
 from neulig_ray.merging.parameters import ExpertStack
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.clip import build_tower
+from neulig_ray.stages.block_features import load_block_features
 from neulig_ray.stages.embeddings import load_embeddings
 from neulig_ray.stages.experts import load_expert
 from neulig_ray.stages.heads import FILE as HEAD_FILE
@@ -30,10 +31,11 @@ class SharedSplit:
     labels: Mapping[str, np.ndarray]
     heads: Mapping[str, np.ndarray]
     images: Mapping[str, np.ndarray]
+    features: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
     @property
     def data(self) -> LigandData:
-        return LigandData(self.embeddings, self.labels, self.heads)
+        return LigandData(self.embeddings, self.labels, self.heads, self.features)
 
 
 def read_split(
@@ -47,6 +49,7 @@ def read_split(
         {task: data.labels for task, data in splits.items()},
         {key: read_array(storage, head, HEAD_FILE) for key, head in known.heads.items()},
         {task: data.images for task, data in splits.items()} if images else {},
+        load_block_features(storage, known.blocks, split),
     )
 
 
