@@ -30,6 +30,7 @@ from neulig_ray.models.clip import build_tower, image_size, preprocess
 from neulig_ray.tasks import TASKS, Split
 from neulig_ray.training.augmentation import augmented, draw
 from neulig_ray.training.finetune import finetune
+from neulig_ray.training.lessons import Lesson
 
 TARGET = 0.95
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16, the makers' figures
@@ -47,7 +48,8 @@ def ours(
     train: Split, val: Split, head: torch.Tensor, arch: Arch, recipe: FinetuneRecipe, device: str
 ) -> list[float]:
     """Images per second of each epoch."""
-    run = finetune(build_tower(arch), head, train, val, arch, recipe, seed=0, device=device, name="ours")
+    lessons = [Lesson(head, train, val)]
+    run = finetune(build_tower(arch), lessons, arch, recipe, seed=0, device=device, name="ours")
     return [epoch.images_per_second for epoch in run]
 
 

@@ -3,11 +3,12 @@
 import copy
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from neulig_ray.cluster.cost import TRAINING_PASSES, Cost, Sizes
 from neulig_ray.cluster.jobs import JobOutput
@@ -23,7 +24,8 @@ from neulig_ray.stages.origins import Origin, load_clip
 from neulig_ray.stages.tasks import load_split, read_array
 from neulig_ray.storage.artifact import Artifact
 from neulig_ray.storage.storage import Storage
-from neulig_ray.training.finetune import finetune
+from neulig_ray.training.finetune import Epoch, finetune
+from neulig_ray.training.lessons import Lesson
 
 VERSION = 1
 FILE = "expert.safetensors"
@@ -55,26 +57,10 @@ class ExpertJob:
 
     def steps(self, storage: Storage, worker: Worker, checkpoint: dict[str, Any] | None) -> Iterator[Step]:
         tower = copy.deepcopy(load_clip(storage, self.origin, self.arch).visual)
-        for epoch in finetune(
-            tower,
-            torch.from_numpy(read_array(storage, self.head, HEAD_FILE)),
-            load_split(storage, self.data, "train"),
-            load_split(storage, self.data, "val"),
-            ARCHS[self.arch],
-            self.recipe,
-            seed=self.seed,
-            **vars(worker),
-            checkpoint=checkpoint,
-            name=self.artifact.label,
-        ):
-            point = {
-                "epoch": epoch.index,
-                "loss": epoch.loss,
-                "val_accuracy": epoch.val_accuracy,
-                "seconds": epoch.seconds,
-                "images_per_second": epoch.images_per_second,
-            }
-            yield Step(epoch.index == epoch.epochs, point, epoch.checkpoint, tower)
+        lessons = [read_lesson(storage, self.head, self.data)]
+        arch, name = ARCHS[self.arch], self.artifact.label
+        how = {**vars(worker), "seed": self.seed, "checkpoint": checkpoint, "name": name}
+        yield from curve(finetune(tower, lessons, arch, self.recipe, **how), tower)
 
     def files(self, last: Step, curve: list[dict[str, float]]) -> JobOutput:
         metadata = describe(
@@ -96,12 +82,37 @@ class ExpertJob:
         return {FILE: tower_bytes(last.model.state_dict(), metadata)}, info
 
 
+def read_lesson(storage: Storage, head: Artifact, data: Artifact, share: float = 1.0) -> Lesson:
+    """A task as a training takes it."""
+    train, val = (load_split(storage, data, split) for split in ("train", "val"))
+    return Lesson(torch.from_numpy(read_array(storage, head, HEAD_FILE)), train, val, share)
+
+
+def curve(epochs: Iterable[Epoch], tower: nn.Module) -> Iterator[Step]:
+    """A fine-tuning of `tower` as the cluster sees it."""
+    for epoch in epochs:
+        point = {
+            "epoch": epoch.index,
+            "loss": epoch.loss,
+            "val_accuracy": epoch.val_accuracy,
+            "seconds": epoch.seconds,
+            "images_per_second": epoch.images_per_second,
+        }
+        yield Step(epoch.index == epoch.epochs, point, epoch.checkpoint, tower)
+
+
+def finetune_recipe(experiment: Experiment, arch: str, task: str) -> FinetuneRecipe:
+    """How the experiment fine-tunes an arch on a task."""
+    recipe = override(ARCHS[arch].recipe(task), experiment.finetune)
+    if experiment.protocol == "paper":
+        return dataclasses.replace(recipe, keep_last=True)  # as the reference's loaders
+    return recipe
+
+
 def expert_job(
     experiment: Experiment, origin: Origin, task: str, data: Artifact, head: Artifact
 ) -> ExpertJob:
-    recipe = override(ARCHS[origin.arch].recipe(task), experiment.finetune)
-    if experiment.protocol == "paper":
-        recipe = dataclasses.replace(recipe, keep_last=True)  # as the reference's loaders
+    recipe = finetune_recipe(experiment, origin.arch, task)
     inputs = {
         "origin": origin.artifact.fingerprint,
         "head": head.fingerprint,

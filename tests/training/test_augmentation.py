@@ -16,6 +16,7 @@ from neulig_ray.models.clip import build_tower
 from neulig_ray.tasks.reading.crops import crop_boxes
 from neulig_ray.training.augmentation import augmented, cropped, draw
 from neulig_ray.training.finetune import finetune
+from neulig_ray.training.lessons import Lesson
 
 CROP = FinetuneRecipe(augment="crop")
 
@@ -105,9 +106,7 @@ def test_crops_are_the_same_however_many_workers_share_them() -> None:
         recipe = FinetuneRecipe(epochs=1, batch_size=16, augment="crop", micro_batch=5)
         run = finetune(
             build_tower(MICRO),
-            head_of("micro"),
-            corners(16, size=40),
-            corners(8),
+            [Lesson(head_of("micro"), corners(16, size=40), corners(8))],
             MICRO,
             recipe,
             seed=0,

@@ -24,6 +24,7 @@ from neulig_ray.training import contrastive
 from neulig_ray.training.augmentation import shifted
 from neulig_ray.training.contrastive import pretrain, pretraining_stream, set_embedding_norm
 from neulig_ray.training.finetune import _batches, finetune
+from neulig_ray.training.lessons import Lesson
 from neulig_ray.training.optimisation import scheduled
 
 TINY = ("tiny-rn", "tiny-vit")
@@ -70,7 +71,9 @@ def tune(name, *, epochs=3, count=50, checkpoint=None, seed=0, tower=None, **rec
     tower = build_tower(arch) if tower is None else tower
     settings = FinetuneRecipe(epochs=epochs, batch_size=16, **recipe)
     data = (corners(count), corners(24, seed=1))
-    run = finetune(tower, head_of(name), *data, arch, settings, seed=seed, checkpoint=checkpoint, name="x")
+    run = finetune(
+        tower, [Lesson(head_of(name), *data)], arch, settings, seed=seed, checkpoint=checkpoint, name="x"
+    )
     return [(epoch, epoch.checkpoint(), copy.deepcopy(dict(tower.state_dict()))) for epoch in run], tower
 
 
@@ -237,9 +240,7 @@ def test_a_loss_that_is_not_finite_names_the_expert_the_epoch_and_the_step():
     tower = build_tower(MICRO)
     run = finetune(
         tower,
-        head_of("micro"),
-        corners(48),
-        corners(8),
+        [Lesson(head_of("micro"), corners(48), corners(8))],
         MICRO,
         FinetuneRecipe(epochs=3, batch_size=16),
         seed=0,
@@ -264,7 +265,7 @@ def test_the_first_step_is_adamws_on_the_clipped_gradient_of_the_heads_loss():
     train, head = corners(16), head_of("micro")
     recipe = FinetuneRecipe(epochs=1, batch_size=16, shift=0, gradient_clip=0.1, weight_decay=0.3)
     tower, by_hand = build_tower(MICRO), build_tower(MICRO).train()
-    list(finetune(tower, head, train, train, MICRO, recipe, seed=0))
+    list(finetune(tower, [Lesson(head, train, train)], MICRO, recipe, seed=0))
     z = by_hand(preprocess(train.images, MICRO))
     cross_entropy(normalize(z, dim=-1) @ head.T, torch.from_numpy(train.labels)).backward()
     torch.nn.utils.clip_grad_norm_(by_hand.parameters(), 0.1)
@@ -300,9 +301,7 @@ def test_workers_share_every_global_batch_and_their_mean_gradient_is_the_whole_b
         tower, recorders = build_tower(MICRO), []
         run = finetune(
             tower,
-            head_of("micro"),
-            corners(16),
-            corners(8),
+            [Lesson(head_of("micro"), corners(16), corners(8))],
             MICRO,
             FinetuneRecipe(epochs=1, batch_size=16, gradient_clip=1e9),
             seed=0,
@@ -322,8 +321,8 @@ def test_workers_share_every_global_batch_and_their_mean_gradient_is_the_whole_b
 
 def test_a_batch_too_small_to_share_is_refused():
     run = finetune(
-        build_tower(MICRO), head_of("micro"), corners(16), corners(8), MICRO, FinetuneRecipe(batch_size=16),
-        seed=0, world_size=9, name="x",
+        build_tower(MICRO), [Lesson(head_of("micro"), corners(16), corners(8))], MICRO,
+        FinetuneRecipe(batch_size=16), seed=0, world_size=9, name="x",
     )  # fmt: skip
     with pytest.raises(InputError, match="9 workers"):
         next(run)
