@@ -42,8 +42,8 @@ def run(
         >>> results.failures
         {}
         >>> ligand = results.summary.query("line == 'ligand sup task'")
-        >>> list(ligand.columns[-3:])
-        ['entropy', 'combinations', 'failures']
+        >>> list(ligand.columns[-2:])
+        ['seeds', 'expert_seeds']
         >>> page = results.report("smallest.html")
     """
     from neulig_ray.pipeline import run as pipeline_run

@@ -11,14 +11,14 @@ from numpy.typing import ArrayLike
 
 from neulig_ray.api.experts import check_labels
 from neulig_ray.api.merge_inputs import Finder, Input, Model
-from neulig_ray.errors import InputError
+from neulig_ray.errors import InputError, unknown
 from neulig_ray.experiment.config import Ligand
 from neulig_ray.experiment.search_space import REFERENCE
 from neulig_ray.ligand.coopvec import betas
 from neulig_ray.ligand.data import LigandData, task_of
 from neulig_ray.ligand.files import described, ligand_bytes
-from neulig_ray.ligand.portland import Portland
-from neulig_ray.ligand.recipe import DEFAULT, LigandInput, LigandRecipe, Rate
+from neulig_ray.ligand.portland import LINEAR, Portland
+from neulig_ray.ligand.recipe import DEFAULT, LigandInput, LigandRecipe, Objective, Rate, Semi
 from neulig_ray.ligand.training import train_ligands
 from neulig_ray.ligand.weighted_offset import Offsets
 from neulig_ray.merging.parameters import ExpertStack
@@ -31,7 +31,8 @@ _LEARNING_RATE, _ALIGNMENT_WEIGHT = REFERENCE
 class Gate:
     """A trained ligand for one combination of n experts: embeddings of an image in, its beta out.
 
-    `experts`: their labels, "task" or "task@origin", in the order of beta. `about`: how it was made.
+    `experts`: their labels, "task" or "task@origin", in the order of beta. `sources`: whose embeddings it
+    looks at, the experts' or, of other gates than the paper's, their origins'. `about`: how it was made.
     """
 
     def __init__(self, portland: Portland, about: Mapping[str, Any] | None = None) -> None:
@@ -44,6 +45,10 @@ class Gate:
     def experts(self) -> tuple[str, ...]:
         return self.portland.combinations[0]
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return self.portland.gate.sources(self.experts)
+
     def __repr__(self) -> str:
         return f"Gate of {', '.join(self.experts)}"
 
@@ -51,22 +56,25 @@ class Gate:
         """beta float32 (N, n), rows in the simplex, of N images.
 
         `z`: each expert's embeddings of them (N, d), not normalised, by its label; or all as one array
-        (n, N, d) in the order of `experts`. Raises InputError for a missing expert and for wrong shapes.
+        (n, N, d) in the order of `experts`; of other gates the `sources`' instead, for `origin-blocks` what
+        `block_features` gives. Raises InputError for a missing expert and for wrong shapes.
         """
         if isinstance(z, Mapping):
-            check_labels(self.experts, z)
-            parts = [_embedding(z[label], f"z[{label!r}]") for label in self.experts]
+            check_labels(self.sources, z)
+            parts = [_embedding(z[label], f"z[{label!r}]") for label in self.sources]
         else:
             stacked = np.asarray(z, np.float32)
-            if stacked.ndim != 3 or len(stacked) != len(self.experts):
+            if stacked.ndim != 3 or len(stacked) != len(self.sources):
+                whose = "experts" if self.sources == self.experts else "origins"
                 raise InputError(
-                    f"z is of shape {stacked.shape}: give (n, N, d) of {len(self.experts)} experts, or a dict"
+                    f"z is of shape {stacked.shape}: give (n, N, d) of {len(self.sources)} {whose}, or a dict"
                 )
             parts = [_embedding(part, f"z[{number}]") for number, part in enumerate(stacked)]
-        dim = self.portland.weight.shape[2] // len(self.experts)
+        dim = self.portland.inputs // len(self.sources)
         shapes = {part.shape for part in parts}
         if len(shapes) > 1 or parts[0].shape[1] != dim:
-            raise InputError(f"z is of shapes {sorted(shapes)}: each expert gives (N, {dim})")
+            whose = "expert" if self.sources == self.experts else "origin"
+            raise InputError(f"z is of shapes {sorted(shapes)}: each {whose} gives (N, {dim})")
         return betas(self.portland, [torch.from_numpy(part) for part in parts])
 
     def merge(self, experts: Mapping[str, Model], beta: ArrayLike) -> dict[str, torch.Tensor]:
@@ -105,7 +113,7 @@ def train_ligand(
     labels: Mapping[str, ArrayLike] | None,
     heads: Mapping[str, ArrayLike],
     *,
-    objective: Literal["sup", "semi"] = "sup",
+    objective: Objective = "sup",
     epochs: int = Ligand.epochs,
     batch_size: int = Ligand.batch_size,
     learning_rate: float = _LEARNING_RATE,
@@ -114,6 +122,7 @@ def train_ligand(
     input: LigandInput = DEFAULT.input,
     rate: Rate = DEFAULT.rate,
     average: float = DEFAULT.average,
+    semi: Semi = DEFAULT.semi,
     experts: Mapping[str, Model] | None = None,
     seed: int = 0,
 ) -> Gate:
@@ -121,13 +130,15 @@ def train_ligand(
 
     `embeddings`: (expert, task) -> (N, d), not normalised: how each expert sees the train images of every
     expert's task. An expert is called "task" or "task@origin", after its own task. `labels`: task -> int
-    (N,), or None where the objective is `semi`; `heads`: task -> the zero-shot head (C, d) of its expert.
+    (N,), or None where the objective is not `sup`; `heads`: task -> the zero-shot head (C, d) of its expert.
 
-    `objective`: the prediction term L_b, cross-entropy (`sup`) or entropy without labels (`semi`).
+    `objective`: the prediction term L_b, cross-entropy (`sup`), what `semi` says, the entropy of predictions
+    or the information that they hold (`semi`), or the cross-entropy of beta with the own task (`route`).
     `alignment_weight`: alpha in alpha L_a + L_b; L_a needs the experts' weights, `experts`: label -> model.
     None: the reference's 0.01 where they are given, else 0. `alignment_form`: of L_a. `input`, `rate` and
     `average` as an experiment's `ligand` has them: what the linear map is trained on, whether the learning
-    rate falls, and the share of the last rounds whose weights are averaged. Everything is a function of
+    rate falls, and the share of the last rounds whose weights are averaged; the paper has `raw`, `constant`,
+    0 and `entropy`. Everything is a function of
     `seed`: with an experiment's settings it is the experiment's ligand.
 
     Raises InputError for arrays that are missing or do not fit together, and TrainingDiverged for a loss
@@ -144,7 +155,7 @@ def train_ligand(
         >>> gate.beta({"a": z["a", "a"], "b": z["b", "a"]}).shape
         torch.Size([64, 2])
     """
-    recipe = LigandRecipe(input=input, rate=rate, average=average)
+    recipe = LigandRecipe(input=input, rate=rate, average=average, semi=semi)
     combination = tuple(sorted({expert for expert, _ in embeddings}))
     if labels is None and objective == "sup":
         raise InputError("labels is None, but the objective 'sup' needs them: give them, or objective='semi'")
@@ -172,17 +183,22 @@ def train_ligand(
         "seed": seed,
     }
     portland = train_ligands([combination], data, form[None], recipe=recipe, **settings)
-    return Gate(portland, {**settings, "alignment_form": alignment_form, **recipe.identity()})
+    return Gate(portland, {**settings, "alignment_form": alignment_form, **recipe.identity})
 
 
 def load_ligand(
-    source: str | Path, experts: Sequence[str] | None = None, *, storage: str | Path = RunOptions.storage
+    source: str | Path,
+    experts: Sequence[str] | None = None,
+    *,
+    seed: int | None = None,
+    storage: str | Path = RunOptions.storage,
 ) -> Gate:
     """A ligand out of a file, or out of a storage by its artifact's name, `ligand:ARCH.ORIGIN.nN.sup`.
 
-    `experts`: the combination that is meant, in any order, where the file has those of several.
+    `experts`: the combination that is meant, in any order, where the file has those of several. `seed`: which
+    of its ligands; None: the first.
 
-    Raises InputError for what is no ligand, and where the combination is not there or has to be named.
+    Raises InputError for what is no ligand, and where combination or seed is not there or has to be named.
 
     Example:
         >>> import neulig_ray as nl
@@ -193,32 +209,31 @@ def load_ligand(
     with tempfile.TemporaryDirectory(prefix="neulig-ligand-") as folder:
         opened = Finder(str(storage), Path(folder))(source, str(source), str(source))
         portland, about = _read(opened)
-    known = portland.combinations
+    known = list(dict.fromkeys(portland.combinations))
     listing = "; ".join(", ".join(combination) for combination in known)
-    if experts is None:
-        if len(known) > 1:
-            raise InputError(
-                f"{source} has ligands of {len(known)} combinations, experts= is one of: {listing}"
-            )
-        return Gate(portland, about)
-    places = [i for i, combination in enumerate(known) if sorted(combination) == sorted(experts)]
-    if not places:
-        raise InputError(f"{source} has no ligand of {', '.join(experts)}, but of: {listing}")
-    return Gate(portland.select(places[0]), about)
+    if experts is None and len(known) > 1:
+        raise InputError(f"{source} has ligands of {len(known)} combinations, experts= is one of: {listing}")
+    meant = known if experts is None else [c for c in known if sorted(c) == sorted(experts)]
+    if not meant:
+        raise InputError(f"{source} has no ligand of {', '.join(experts or ())}, but of: {listing}")
+    try:
+        return Gate(portland.select(portland.member(meant[0], seed)), about)
+    except ValueError:
+        raise unknown(f"seed of {source}:", str(seed), map(str, dict.fromkeys(portland.seeds))) from None
 
 
 def _read(opened: Input) -> tuple[Portland, dict[str, Any]]:
     about, source = dict(opened.about), opened.checkpoint.source
-    if about.get("kind") != "ligand" or not {"weight", "bias"} <= source.specs.keys():
+    if about.get("kind") != "ligand" or not set(LINEAR) <= source.specs.keys():
         raise InputError(f"{opened.given} is no ligand: `neulig search` and Gate.save write such files")
-    state = {name: source.read(name).view(source.specs[name].shape) for name in ("weight", "bias")}
+    state = {name: source.read(name).view(spec.shape) for name, spec in source.specs.items()}
     try:
         portland = described(about, state)
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(f"{opened.given} is damaged: {error}; copy it again") from error
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise InputError(f"{opened.given} holds NaN or infinite values: its training failed, make it again")
-    form = ("format", "kind", "combinations", "normalised")
+    form = ("format", "kind", "combinations", "normalised", "seeds", "gate", "hidden")
     return portland, {key: value for key, value in about.items() if key not in form}
 
 

@@ -13,11 +13,11 @@ CHUNK = 8192  # images at a time: bounds the copy that concatenation makes
 def coopvecs(portland: Portland, member: int, data: LigandData, task: str) -> torch.Tensor:
     """beta (N, n) float32 of every image of `task` in the split, for one member's combination."""
     single = portland.select(member)
-    return betas(single, [data.embedding(c, task) for c in single.combinations[0]])
+    return betas(single, single.gate.views(single.combinations[0], data, task))
 
 
 def betas(single: Portland, sources: Sequence[torch.Tensor]) -> torch.Tensor:
-    """beta (N, n) of N images by a ligand of one member; `sources`: each collaborator's embeddings (N, d)."""
+    """beta (N, n) of N images by a ligand of one member; `sources`: what its gate sees, (N, width) each."""
     with torch.no_grad():
         parts = [
             single(torch.cat([s[at : at + CHUNK] for s in sources], 1).unsqueeze(0))[0, :, 0]

@@ -1,7 +1,7 @@
 """What a ligand sees: stored embeddings, labels and frozen heads."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -29,13 +29,15 @@ class LigandData:
     """One split of every task.
 
     `embeddings`: (collaborator, task) -> float32 (N, d), not normalised; `labels`: task -> int64 (N,);
-    `heads`: collaborator -> float32 (C, d), the frozen zero-shot head of its task from its own origin.
+    `heads`: collaborator -> float32 (C, d), the frozen zero-shot head of its task from its own origin;
+    `features`: (origin, task) -> float32 (N, D), block features, where a gate sees them.
     Arrays may lie in shared read-only memory.
     """
 
     embeddings: Mapping[tuple[str, str], np.ndarray]
     labels: Mapping[str, np.ndarray]
     heads: Mapping[str, np.ndarray]
+    features: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
     def embedding(self, collaborator: str, task: str) -> torch.Tensor:
         """(N, d): how `collaborator` (or an origin) sees the images of `task`."""
@@ -46,6 +48,10 @@ class LigandData:
 
     def head(self, collaborator: str) -> torch.Tensor:
         return shared_tensor(self._get(self.heads, collaborator, "heads"))
+
+    def feature(self, origin: str, task: str) -> torch.Tensor:
+        """(N, D): how the blocks of `origin` see the images of `task`."""
+        return shared_tensor(self._get(self.features, (origin, task), "block features"))
 
     def stacked(self, combination: Combination, task: str) -> torch.Tensor:
         """(n, N, d): the images of `task` as each collaborator sees them."""
@@ -76,6 +82,11 @@ class LigandData:
                 if (found := len(self.embedding(collaborator, task))) != len(labels):
                     raise InputError(
                         f"task {task!r}: {found} embeddings by {collaborator!r}, but {len(labels)} labels"
+                    )
+            for origin, seen in self.features:
+                if seen == task and (found := len(self.feature(origin, task))) != len(labels):
+                    raise InputError(
+                        f"task {task!r}: {found} block features by {origin!r}, but {len(labels)} labels"
                     )
 
     @staticmethod

@@ -1,75 +1,70 @@
 """The ligand's loss, alpha L_a + L_b."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch.nn.functional import cross_entropy
 
-from neulig_ray.ligand.portland import Portland
+from neulig_ray.ligand.recipe import Objective, Semi
 from neulig_ray.ligand.weighted_offset import weighted_offset_loss
 
-Objective = Literal["sup", "semi"]
 
-
-@dataclass(frozen=True)
-class StackedHeads:
-    """One head for each member, padded to the most classes: weight (members, C, d), padding (members, 1, C).
-
-    `padding` is 0 for a class and -inf for none.
-    """
-
-    weight: torch.Tensor
-    padding: torch.Tensor
-
-    @classmethod
-    def of(cls, heads: Sequence[torch.Tensor]) -> "StackedHeads":
-        classes = max(len(head) for head in heads)
-        weight = torch.zeros(len(heads), classes, heads[0].shape[1])
-        padding = torch.full((len(heads), 1, classes), -torch.inf)
-        for member, head in enumerate(heads):
-            weight[member, : len(head)] = head
-            padding[member, :, : len(head)] = 0
-        return cls(weight, padding)
-
-    def logits(self, embedding: torch.Tensor) -> torch.Tensor:
-        """(members, batch, C) of embeddings (members, batch, d), which are normalised here."""
-        norm = embedding.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        return torch.bmm(embedding, self.weight.transpose(1, 2)) / norm + self.padding
-
-
-def prediction_loss(logits: torch.Tensor, labels: torch.Tensor, objective: Objective) -> torch.Tensor:
-    """L_b for each image, (members, batch), in nats: logits (members, batch, C), labels (members, batch).
-
-    `sup`: cross-entropy. `semi`: entropy, sum_c -p log(p + 1e-6); the labels are not looked at.
-    """
-    if objective == "sup":
-        flat = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-        return flat.view(labels.shape)
-    probability = logits.softmax(-1)
-    return -(probability * (probability + 1e-6).log()).sum(-1)
+def head_logits(embedding: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+    """(members, batch, C) of embeddings (members, batch, d), normalised here, and heads (members, C, d)."""
+    norm = embedding.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    return torch.bmm(embedding, heads.transpose(1, 2)) / norm
 
 
 def ligand_loss(
-    portland: Portland,
-    z: torch.Tensor,
-    heads: StackedHeads,
+    gate: torch.Tensor,
+    embeddings: torch.Tensor,
+    heads: torch.Tensor,
     labels: torch.Tensor,
+    weights: torch.Tensor,
     forms: torch.Tensor,
     *,
+    own: int,
     objective: Objective,
+    semi: Semi,
     alignment_weight: float,
 ) -> torch.Tensor:
-    """alpha L_a + L_b for each image, (members, batch).
+    """alpha L_a + L_b of a batch of one task, (members,) in nats.
 
-    z: (members, batch, n d), the concatenated embeddings. L_b judges the ensembled embedding
-    sum_i beta_i z_i with the head of the images' own task; no merged model is in the graph.
+    gate: the gate's logits (members, batch, n); embeddings: the experts', (members, batch, n, d); heads:
+    (members, C, d); labels: (members, batch); weights: of each image in the batch's mean, (members, batch),
+    rows of sum 1; own: the place of the task's own expert. L_b of `sup` and `semi` judges the ensembled
+    embedding sum_i beta_i z_i with the head of the images' own task, `route` beta alone; no merged model is
+    in the graph.
     """
-    beta = portland(z).squeeze(2)
-    parts = z.view(*z.shape[:2], portland.n, -1)
-    ensembled = (beta.unsqueeze(-1) * parts).sum(2)
-    loss = prediction_loss(heads.logits(ensembled), labels, objective)
+    beta = gate.softmax(-1)
+    if objective == "route":
+        by_image = -gate.log_softmax(-1)[..., own]
+        loss = (by_image * weights).sum(-1)
+    else:
+        ensembled = torch.matmul(beta.unsqueeze(2), embeddings).squeeze(2)
+        logits = head_logits(ensembled, heads)
+        loss = prediction_loss(logits, labels, weights, objective, semi)
     if alignment_weight:
-        loss = loss + alignment_weight * weighted_offset_loss(beta, forms)
+        loss = loss + alignment_weight * (weighted_offset_loss(beta, forms) * weights).sum(-1)
     return loss
+
+
+def prediction_loss(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, objective: Objective, semi: Semi
+) -> torch.Tensor:
+    """L_b (members,) of logits (members, batch, C): `sup`, cross-entropy with the labels.
+
+    `semi` does not look at them: the mean entropy of the predictions, sum_c -p log(p + 1e-6), or with
+    `information` that less the entropy of their mean: minus the mutual information of image and class
+    (Bridle et al., 1991). Entropy alone is as low where every image of a task gets one and the same class.
+    """
+    if objective == "sup":
+        flat = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        return (flat.view(labels.shape) * weights).sum(-1)
+    probability = logits.softmax(-1)
+    loss = (_entropy(probability) * weights).sum(-1)
+    if semi == "information":
+        loss = loss - _entropy((probability * weights.unsqueeze(-1)).sum(1))
+    return loss
+
+
+def _entropy(probability: torch.Tensor) -> torch.Tensor:
+    return -(probability * (probability + 1e-6).log()).sum(-1)

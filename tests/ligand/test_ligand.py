@@ -16,8 +16,9 @@ from small_models import KEYS, make_data, make_states
 from neulig_ray.errors import InputError, TrainingDiverged
 from neulig_ray.ligand.coopvec import coopvecs, entropy, global_beta, routing_accuracy, task_beta
 from neulig_ray.ligand.data import Combination, LigandData
-from neulig_ray.ligand.loss import StackedHeads, ligand_loss, prediction_loss
+from neulig_ray.ligand.loss import ligand_loss, prediction_loss
 from neulig_ray.ligand.portland import Portland
+from neulig_ray.ligand.recipe import PAPER
 from neulig_ray.ligand.schedule import Schedule
 from neulig_ray.ligand.training import ligand_rungs, train_ligands
 from neulig_ray.ligand.weighted_offset import Offsets, weighted_offset_loss
@@ -62,11 +63,12 @@ def test_loss_and_gradient_worked_out_by_hand() -> None:
     # One image, z_1 = (1, 0), z_2 = (0, 1): the ensembled embedding is beta itself.
     z = torch.tensor([[[1.0, 0.0, 0.0, 1.0]]])
     scale, alpha = 4.0, 0.1
-    heads = StackedHeads.of([scale * torch.eye(2)])
+    heads = scale * torch.eye(2)[None]
     portland = hand_portland()
     loss = ligand_loss(
-        portland, z, heads, torch.tensor([[0]]), STANDARD_PAIR, objective="sup", alignment_weight=alpha
-    )
+        portland.logits(z), z.view(1, 1, 2, 2), heads, torch.tensor([[0]]), torch.ones(1, 1), STANDARD_PAIR,
+        own=0, objective="sup", semi="entropy", alignment_weight=alpha,
+    )  # fmt: skip
     # ||(3/4, 1/4)|| = sqrt(10)/4, so the normalised embedding is (3, 1)/sqrt(10).
     u0, u1 = 3 / math.sqrt(10), 1 / math.sqrt(10)
     p1 = 1 / (1 + math.exp(scale * (u0 - u1)))  # 0.0738
@@ -92,36 +94,51 @@ def test_loss_and_gradient_worked_out_by_hand() -> None:
 
 
 def test_the_entropy_objective_worked_out_by_hand_needs_no_labels() -> None:
-    logits = torch.tensor([[[math.log(3), 0.0, -torch.inf]]])  # the third class is padding
+    logits = torch.tensor([[[math.log(3), 0.0, -torch.inf]]])  # the third class is impossible
     expected = -0.75 * math.log(0.75 + 1e-6) - 0.25 * math.log(0.25 + 1e-6)
     for label in (0, 1):
-        found = prediction_loss(logits, torch.tensor([[label]]), "semi")
+        found = prediction_loss(logits, torch.tensor([[label]]), torch.ones(1, 1), "semi", "entropy")
         assert found.item() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("objective", ["sup", "semi"])
-def test_padding_of_heads_changes_neither_loss_nor_gradient(objective: str) -> None:
-    torch.manual_seed(0)
-    small, large = torch.randn(3, 4), torch.randn(9, 4)
-    z, labels, losses, gradients = torch.randn(1, 5, 8), torch.tensor([[0, 1, 2, 0, 1]]), [], []
-    for heads in ([small], [small, large]):
-        members = len(heads)
-        portland = Portland([PAIR] * members, torch.ones(members, 2, 8) * 0.1, torch.zeros(members, 2))
+def test_mutual_information_worked_out_by_hand() -> None:
+    """Two sure images: of two classes they tell log 2, of one none; entropy takes both for as good."""
+    apart = torch.tensor([[[50.0, 0.0], [0.0, 50.0]]])
+    alike = torch.tensor([[[50.0, 0.0], [50.0, 0.0]]])
+    weights, labels = torch.full((1, 2), 0.5), torch.zeros(1, 2, dtype=torch.int64)
+    for logits, told in ((apart, math.log(2)), (alike, 0.0)):
+        found = {
+            semi: prediction_loss(logits, labels, weights, "semi", semi).item()
+            for semi in ("entropy", "information")
+        }
+        assert found["entropy"] == pytest.approx(0, abs=1e-5)
+        assert found["information"] == pytest.approx(-told, abs=1e-5)
+
+
+def test_an_image_of_weight_0_changes_no_loss() -> None:
+    logits, labels = torch.randn(2, 3, 4), torch.randint(0, 4, (2, 3))
+    weights = torch.tensor([[0.5, 0.5, 0.0], [0.25, 0.75, 0.0]])
+    for objective, semi in (("sup", "entropy"), ("semi", "entropy"), ("semi", "information")):
+        found = prediction_loss(logits, labels, weights, objective, semi)
+        other = logits.clone()
+        other[:, 2] = 7 * torch.randn(4)
+        torch.testing.assert_close(prediction_loss(other, labels, weights, objective, semi), found)
+
+
+def test_route_is_the_cross_entropy_of_beta_with_the_own_expert() -> None:
+    beta, weights = hand_portland()(torch.zeros(1, 1, 4)).squeeze(2), torch.ones(1, 1)
+    for own, probability in ((0, 0.75), (1, 0.25)):
         loss = ligand_loss(
-            portland, z.expand(members, -1, -1), StackedHeads.of(heads), labels.expand(members, -1),
-            STANDARD_PAIR.expand(members, -1, -1), objective=objective, alignment_weight=0.3,
+            hand_portland().logits(torch.zeros(1, 1, 4)), torch.randn(1, 1, 2, 2), torch.randn(1, 3, 2),
+            torch.tensor([[2]]), weights, STANDARD_PAIR,
+            own=own, objective="route", semi="entropy", alignment_weight=0.2,
         )  # fmt: skip
-        loss.sum().backward()
-        assert portland.weight.grad is not None
-        assert portland.weight.grad.isfinite().all()
-        losses.append(loss[0])
-        gradients.append(portland.weight.grad[0])
-    torch.testing.assert_close(losses[0], losses[1])
-    torch.testing.assert_close(gradients[0], gradients[1])
+        assert loss.item() == pytest.approx(-math.log(probability) + 0.2 * 0.125, abs=1e-6)
+    assert beta[0, 0].tolist() == pytest.approx([0.75, 0.25])
 
 
 def test_forward_is_a_linear_layer_and_a_softmax_for_each_member() -> None:
-    portland = Portland.initialised(TRIPLE_PAIRS, 4, seed=1)
+    portland = Portland.initialised(TRIPLE_PAIRS, 8, seed=1)
     z = torch.randn(3, 6, 8)
     beta = portland(z)
     assert beta.shape == (3, 6, 1, 2)
@@ -131,11 +148,11 @@ def test_forward_is_a_linear_layer_and_a_softmax_for_each_member() -> None:
 
 
 def test_a_members_initialisation_does_not_depend_on_its_neighbours() -> None:
-    together = Portland.initialised(TRIPLE_PAIRS, 4, seed=1)
-    alone = Portland.initialised([TRIPLE_PAIRS[1]], 4, seed=1)
+    together = Portland.initialised(TRIPLE_PAIRS, 8, seed=1)
+    alone = Portland.initialised([TRIPLE_PAIRS[1]], 8, seed=1)
     assert torch.equal(together.weight[1], alone.weight[0])
     assert torch.equal(together.bias[1], alone.bias[0])
-    assert not torch.equal(alone.weight, Portland.initialised([TRIPLE_PAIRS[1]], 4, seed=2).weight)
+    assert not torch.equal(alone.weight, Portland.initialised([TRIPLE_PAIRS[1]], 8, seed=2).weight)
     assert together.weight.abs().max() <= 1 / math.sqrt(8)
     assert together.weight.detach().std().item() == pytest.approx(1 / math.sqrt(8) / math.sqrt(3), rel=0.25)
 
@@ -148,7 +165,7 @@ def test_seeds_are_the_same_in_another_process() -> None:
 
 
 def test_state_goes_to_tensors_and_back() -> None:
-    portland = Portland.initialised(TRIPLE_PAIRS, 4, seed=1)
+    portland = Portland.initialised(TRIPLE_PAIRS, 8, seed=1)
     again = Portland.from_state(portland.combinations, portland.state())
     assert again.combinations == portland.combinations
     assert torch.equal(again.weight, portland.weight)
@@ -158,22 +175,28 @@ def test_state_goes_to_tensors_and_back() -> None:
     assert torch.equal(portland.select(-1).weight, chosen.weight)
 
 
-@pytest.mark.parametrize("objective", ["sup", "semi"])
+@pytest.mark.parametrize("objective", ["sup", "semi", "route"])
 def test_stacked_members_equal_members_trained_alone(objective: str) -> None:
-    # Epochs of 5, 3 and 3 rounds, heads of 3, 7 and 4 classes.
+    # Epochs of 5, 3 and 3 rounds, heads of 3, 7 and 4 classes; two seeds of each.
     forms = torch.stack([STANDARD_PAIR[0]] * 3) * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
-    together = train_ligands(TRIPLE_PAIRS, DATA, forms, objective=objective, epochs=3, **SETTINGS)
-    for m, pair in enumerate(TRIPLE_PAIRS):
-        alone = train_ligands([pair], DATA, forms[m : m + 1], objective=objective, epochs=3, **SETTINGS)
-        torch.testing.assert_close(together.weight[m], alone.weight[0], atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(together.bias[m], alone.bias[0], atol=1e-6, rtol=1e-5)
+    options = {**SETTINGS, "seed": [5] * 3 + [6] * 3}
+    both = [*TRIPLE_PAIRS, *TRIPLE_PAIRS]
+    together = train_ligands(both, DATA, forms.repeat(2, 1, 1), objective=objective, epochs=3, **options)
+    assert together.seeds == (5, 5, 5, 6, 6, 6)
+    for m, pair in enumerate(both):
+        own = {**SETTINGS, "seed": together.seeds[m]}
+        alone = train_ligands([pair], DATA, forms[m % 3][None], objective=objective, epochs=3, **own)
+        assert together.member(pair, own["seed"]) == m
+        assert torch.equal(together.weight[m], alone.weight[0])
+        assert torch.equal(together.bias[m], alone.bias[0])
 
 
 def test_training_equals_a_plain_loop_of_the_paper() -> None:
     pair, epochs, batch = TRIPLE_PAIRS[0], 2, 32
     forms = STANDARD_PAIR
-    trained = train_ligands([pair], DATA, forms, objective="sup", epochs=epochs, **SETTINGS)
-    start = Portland.initialised([pair], 8, seed=5)
+    options = {**SETTINGS, "recipe": PAPER}
+    trained = train_ligands([pair], DATA, forms, objective="sup", epochs=epochs, **options)
+    start = Portland.initialised([pair], 16, seed=5)
     gate = torch.nn.Linear(16, 2)
     gate.load_state_dict({"weight": start.weight[0].detach(), "bias": start.bias[0].detach()})
     adam = torch.optim.Adam(gate.parameters(), lr=3e-3)
@@ -305,20 +328,23 @@ def test_permuting_the_experts_permutes_beta_and_changes_nothing_else(order: lis
     states = make_states()
     stack, data = ExpertStack.from_states(states), make_data("train", states)
     offsets = Offsets.measure(stack)
-    gates = [Portland.initialised([KEYS], 6, seed=2)]
+    gates = [Portland.initialised([KEYS], 18, seed=2)]
     gates.append(permuted(gates[0], order))
     results = []
     for gate in gates:
         keys = gate.combinations[0]
         z = torch.cat(list(data.stacked(keys, "b")), -1).unsqueeze(0)
-        heads, labels = StackedHeads.of([data.head("b@seed-0")]), data.label("b").unsqueeze(0)
+        heads, labels = data.head("b@seed-0")[None], data.label("b").unsqueeze(0)
         loss = ligand_loss(
-            gate,
-            z,
+            gate.logits(z),
+            z.view(*z.shape[:2], len(keys), -1),
             heads,
             labels,
+            torch.full(labels.shape, 1 / labels.shape[1]),
             offsets.form(keys, "scalar").unsqueeze(0),
+            own=keys.index("b@seed-0"),
             objective="sup",
+            semi="entropy",
             alignment_weight=1.0,
         )
         loss.sum().backward()

@@ -16,6 +16,7 @@ from neulig_ray.errors import InputError
 from neulig_ray.ligand.coopvec import coopvecs
 from neulig_ray.ligand.data import Combination, LigandData, task_of
 from neulig_ray.ligand.files import ligand_bytes, read_ligand
+from neulig_ray.ligand.gate import EXPERTS
 from neulig_ray.ligand.portland import Portland
 from neulig_ray.ligand.recipe import PAPER, LigandRecipe
 from neulig_ray.ligand.schedule import Schedule
@@ -65,7 +66,7 @@ def train(chosen: list[Combination], data: LigandData, recipe: LigandRecipe, **c
 def test_folded_into_raw_embeddings_the_map_is_the_same(seed: int, middle: float, n: int) -> None:
     data = make_data("abcd"[:n], 20, middle=middle, seed=seed)
     combination = tuple(data.heads)
-    trained = StandardisedPortland(Portland.initialised([combination], DIM, seed), data)
+    trained = StandardisedPortland(Portland.initialised([combination], n * DIM, seed), data)
     folded = trained.finished(trained.state())
     assert type(folded) is Portland
     for task in data.labels:
@@ -77,7 +78,7 @@ def test_every_feature_has_mean_0_and_deviation_1_and_every_task_counts_the_same
     data = make_data("ab")
     more = {key: np.tile(z, (5, 1)) if key[1] == "b" else z for key, z in data.embeddings.items()}
     pair = ("a@o", "b@o")
-    mean, scale = standardisation(pair, LigandData(more, data.labels, data.heads))
+    mean, scale = standardisation(EXPERTS, pair, LigandData(more, data.labels, data.heads))
     z = torch.cat([torch.cat(list(data.stacked(pair, task)), 1) for task in "ab"])
     seen = (z - mean) * scale
     torch.testing.assert_close(seen.mean(0), torch.zeros(2 * DIM), atol=1e-5, rtol=0)
@@ -126,11 +127,11 @@ def test_training_equals_a_plain_loop_on_standardised_embeddings() -> None:
     data, pair, epochs, rounds = make_data("ab"), ("a@o", "b@o"), 4, 3
     recipe = LigandRecipe(input="standardised", rate="cosine", average=0.5)
     trained = train([pair], data, recipe, epochs=epochs)
-    start = Portland.initialised([pair], DIM, seed=5)
+    start = Portland.initialised([pair], 2 * DIM, seed=5)
     gate = torch.nn.Linear(2 * DIM, 2)
     gate.load_state_dict({"weight": start.weight[0].detach(), "bias": start.bias[0].detach()})
     adam = torch.optim.Adam(gate.parameters(), lr=SETTINGS["learning_rate"])
-    mean, scale = standardisation(pair, data)
+    mean, scale = standardisation(EXPERTS, pair, data)
     s, steps, last = torch.tensor([1.0, -1.0]) / math.sqrt(2), 0, []
     stream = iter(Schedule(pair, (40, 40), 16, seed=5))
     for done in range(epochs * rounds):
@@ -186,7 +187,7 @@ def test_an_ulp_in_the_initial_weights_is_forgotten_on_standardised_embeddings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data, triple = make_data("abc", 200), ("a@o", "b@o", "c@o")
-    start, spread = Portland.initialised([triple], DIM, seed=5), {}
+    start, spread = Portland.initialised([triple], 3 * DIM, seed=5), {}
     for recipe in (PAPER, LigandRecipe(input="standardised")):
         betas = []
         for seed in range(3):
@@ -227,7 +228,7 @@ def test_a_file_says_whether_its_map_is_of_embeddings_of_length_1(
 
 def test_a_header_that_says_neither_is_damaged(tmp_path: Path) -> None:
     file = tmp_path / "ligand.safetensors"
-    file.write_bytes(ligand_bytes(Portland.initialised([("a", "b")], 4, seed=0), {"normalised": "yes"}))
+    file.write_bytes(ligand_bytes(Portland.initialised([("a", "b")], 8, seed=0), {"normalised": "yes"}))
     with pytest.raises(InputError, match=r"is damaged: its header has normalised 'yes'"):
         nl.load_ligand(file)
 
@@ -241,12 +242,12 @@ def test_a_gate_from_python_is_the_pipelines_and_remembers_its_recipe(
     options = {**SETTINGS, "alignment_weight": 0.0, "epochs": 2}
     gate = nl.train_ligand(
         data.embeddings, data.labels, heads,
-        input=recipe.input, rate=recipe.rate, average=recipe.average, **options,
+        input=recipe.input, rate=recipe.rate, average=recipe.average, semi=recipe.semi, **options,
     )  # fmt: skip
     assert torch.equal(gate.portland.weight, train([pair], data, recipe, **options).weight)
     saved = nl.load_ligand(gate.save(tmp_path / "gate.safetensors"))
     assert saved.about == gate.about
-    assert recipe.identity().items() <= saved.about.items()
+    assert recipe.identity.items() <= saved.about.items()
 
 
 @pytest.mark.parametrize(
@@ -255,6 +256,7 @@ def test_a_gate_from_python_is_the_pipelines_and_remembers_its_recipe(
         ({"input": "standardized"}, "ligand.input 'standardized'. Did you mean 'standardised'"),
         ({"input": "normalized"}, "ligand.input 'normalized'. Did you mean 'normalised'"),
         ({"rate": "cos"}, "ligand.rate 'cos'. Did you mean 'cosine'"),
+        ({"semi": "entrop"}, "ligand.semi 'entrop'. Did you mean 'entropy'"),
         ({"average": 1.5}, "ligand.average 1.5 must lie in 0..1"),
         ({"average": float("nan")}, "ligand.average nan must lie"),
     ],

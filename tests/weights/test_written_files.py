@@ -80,7 +80,7 @@ def of_bytes(make: Callable[[], bytes]) -> Callable[[Run, Path], Path]:
 
 
 def a_ligand() -> bytes:
-    return ligand_bytes(Portland.initialised([("a", "b")], 4, seed=0), {"arch": "tiny-vit"})
+    return ligand_bytes(Portland.initialised([("a", "b")], 8, seed=0), {"arch": "tiny-vit"})
 
 
 WRITTEN: dict[str, Callable[[Run, Path], Path]] = {
