@@ -8,7 +8,8 @@ A ROW is one argument of words column=value, the columns being the key's of docs
   neulig compare "arch=tiny-vit n=5 method=ligand alignment=sup granularity=task" \\
                  "arch=tiny-vit n=5 method=average"
 A row is of one combination: collaborators= chooses it where there are several.
-What is left out of task, seed and order_seed is averaged. accuracy=ensembling chooses a row's other accuracy.
+What is left out of task, seed, expert_seed and order_seed is averaged. accuracy=ensembling chooses a row's
+other accuracy.
 """
 
 

@@ -24,6 +24,7 @@ LEGEND = (
 )
 EXTRAS: Final = ("|gap|", *(column.heading for column in SHOWN.values()))  # beside a line's mean
 _INTERVAL: Final = "95 %"
+_SPREAD: Final = "±"
 _LABEL_WIDTH: Final = 19
 _DIGITS: Final = 4
 _TALL: Final = 3  # lines of a cell where the console is narrowest
@@ -83,6 +84,12 @@ def interval(score: Score, between: str = " to ") -> str:
     )
 
 
+def spread(line: Line) -> str:
+    """The standard deviation over seeds of the mean merging (of ensembles: ensembling) accuracy."""
+    over = line.seed_spread
+    return number(over.ensembling if over.merging != over.merging else over.merging)
+
+
 def extras(line: Line) -> list[str]:
     """The cells of EXTRAS: mean |gap|, and the means of the columns that tables show."""
     means = (number(line.others[name], digits=column.digits) for name, column in SHOWN.items())
@@ -111,13 +118,14 @@ def _renderables(table: Table, width: int) -> list[RenderableType]:
 
 
 def _grid(table: Table, height: int, label_width: int) -> Grid:
-    """The table with cells of one line (m/e/gap), two (m/e over gap) or three, the interval below those."""
+    """The table with cells of one line (m/e/gap), two (m/e over gap) or three, interval and ± below those."""
     grid = Grid(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     grid.add_column("", no_wrap=True)
     for name in (*table.tasks, "mean"):
         grid.add_column(name, no_wrap=True, header_style="bold")
+    spreads = [_SPREAD] if table.seeds > 1 and height < _TALL else []
     intervals = [_INTERVAL] if table.has_intervals and height < _TALL else []
-    for name in (*intervals, *EXTRAS):
+    for name in (*spreads, *intervals, *EXTRAS):
         grid.add_column(name, justify="right", no_wrap=True, style="dim")
     section = ""
     for line, label in zip(table.lines, labels([x.variant for x in table.lines]), strict=True):
@@ -130,7 +138,10 @@ def _grid(table: Table, height: int, label_width: int) -> Grid:
         mean.stylize("bold", 0, _DIGITS)
         if height == _TALL and line.mean.has_interval:
             mean.append("\n" + interval(line.mean, "\n"), style="dim")
-        shown = [interval(line.mean, " " if height == 1 else "\n") for _ in intervals]
+        if height == _TALL and spread(line):
+            mean.append(f"\n±{spread(line)}", style="dim")
+        shown = [spread(line) for _ in spreads]
+        shown += [interval(line.mean, " " if height == 1 else "\n") for _ in intervals]
         grid.add_row("\n".join(f" {part}" for part in wrapped), *cells, mean, *shown, *extras(line))
     return grid
 
@@ -150,7 +161,7 @@ def _cell(score: Score, height: int) -> Text:
 
 
 def gap_style(score: Score) -> str:
-    """Green within 1.5 points, yellow within 5, red beyond; dim where the images do not tell it from none."""
+    """Green within 1.5 points, yellow within 5, red beyond; dim where it is not told from none."""
     size = abs(score.gap)
     if size > 1.5 and score.undecided:
         return "dim"
@@ -162,8 +173,8 @@ def _markdown_table(table: Table, means_only: bool) -> str:
         return "| " + " | ".join(cells) + " |"
 
     tasks = () if means_only else table.tasks
-    intervals = [_INTERVAL] if table.has_intervals else []
-    head = ["", *tasks, "mean", *intervals, *(name.replace("|", "\\|") for name in EXTRAS)]
+    spreads, intervals = [_SPREAD] * (table.seeds > 1), [_INTERVAL] * table.has_intervals
+    head = ["", *tasks, "mean", *spreads, *intervals, *(name.replace("|", "\\|") for name in EXTRAS)]
     rows = [row(head), row(["---"] + ["---:"] * (len(head) - 1))]
     section = ""
     for line, label in zip(table.lines, labels([x.variant for x in table.lines]), strict=True):
@@ -172,7 +183,7 @@ def _markdown_table(table: Table, means_only: bool) -> str:
             rows.append(row([f"*{section}*"] + [""] * (len(head) - 1)))
         scores = [*(line.scores.get(task, Score()) for task in tasks), line.mean]
         cells = [" / ".join(score_parts(score)) for score in scores]
-        shown = [interval(line.mean) for _ in intervals]
+        shown = [*(spread(line) for _ in spreads), *(interval(line.mean) for _ in intervals)]
         rows.append(row([line_label(line, label).replace("*", "\\*"), *cells, *shown, *extras(line)]))
     notes = [table.caption, *(f"! {reason}" for reason in table.failures)]
     return "\n\n".join([f"**{table.title}**", "\n".join(rows), *(note for note in notes if note)])

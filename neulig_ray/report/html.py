@@ -11,14 +11,14 @@ import pandas as pd
 from neulig_ray.redaction import without_secrets
 from neulig_ray.report import plots
 from neulig_ray.report.capabilities import capabilities
-from neulig_ray.report.console import EXTRAS, extras, gap_style, interval, number
+from neulig_ray.report.console import EXTRAS, extras, gap_style, interval, number, spread
 from neulig_ray.report.page import STYLE
 from neulig_ray.report.published_html import not_beside, notes_beside, rows_beside
 from neulig_ray.report.published_rows import Published, names, published
 from neulig_ray.results.granularities import GRANULARITIES, granularity_of, in_order
 from neulig_ray.results.schema import SHOWN
 from neulig_ray.results.summary import Line, Score, Table, tables
-from neulig_ray.results.variants import labels
+from neulig_ray.results.variants import OBJECTIVES, labels
 
 _SECTION_TITLES: Final = {
     "reference": "Floor and ceiling",
@@ -27,6 +27,7 @@ _SECTION_TITLES: Final = {
     "ensembles, uniform": "Uniform ensembles, prediction level",
     "ligand sup": "Ligand, supervised (sup)",
     "ligand semi": "Ligand, without labels (semi)",
+    "ligand route": "Ligand, without class labels: told which data set a training image is from (route)",
 }
 _KNOWS: Final = "knows the task of an image, or that its batch has one task"
 _SCATTER: Final = (
@@ -157,7 +158,7 @@ def _words(hardware: Mapping[str, Any]) -> list[str]:
 def _headline(made: Sequence[Table]) -> str:
     """Means only: from the floor to the ceiling in one row for each table."""
     trained = {x.variant.alignment for table in made for x in table.lines}
-    how = "sup" if "sup" in trained else "semi"
+    how = next((objective for objective in OBJECTIVES if objective in trained), "")
     wanted = {
         "zero-shot": ("zeroshot", "", "", ""),
         "average": ("average", "", "global", ""),
@@ -174,26 +175,33 @@ def _headline(made: Sequence[Table]) -> str:
         cells = [f"<th>{escape(table.arch)}<small>{escape(table.origin)}</small></th><td>{table.n}</td>"]
         for method, alignment, granularity, pair in wanted.values():
             found = [
-                x.mean for x in table.lines
+                x for x in table.lines
                 if x.variant.method == method and x.variant.alignment == alignment
                 and granularity in ("", x.variant.granularity)
             ]  # fmt: skip
-            cells.append(f'<td class="big">{_pair(found[0]) if pair else number(found[0].merging)}</td>'
+            cells.append(f'<td class="big">{_headline_cell(found[0], bool(pair))}</td>'
                          if found else '<td class="none">–</td>')  # fmt: skip
         rows.append(f"<tr>{''.join(cells)}</tr>")
     if not rows:
         return ""
     head = "".join(f"<th>{escape(name)}</th>" for name in ("", "n", *wanted))
+    spreads = ", after ± the standard deviation over seeds" if any(t.seeds > 1 for t in made) else ""
     return (
         f'<div class="scroll"><table class="headline"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         f'<p class="caption">Mean accuracy in percent over combinations and tasks, ligands {how}; small: '
-        "ensembling minus merging in points. * knows the task of an image.</p>"
+        f"ensembling minus merging in points{spreads}. * knows the task of an image.</p>"
     )
 
 
-def _pair(score: Score) -> str:
-    return f"{number(score.merging)} {_gap(score)}"
+def _headline_cell(line: Line, with_gap: bool) -> str:
+    score = line.mean
+    return f"{number(score.merging)}{_spread(line)}" + (f" {_gap(score)}" if with_gap else "")
+
+
+def _spread(line: Line) -> str:
+    """The spread over seeds, for everyone to see."""
+    return f'<small class="ends">±{spread(line)}</small>' if spread(line) else ""
 
 
 def _gap(score: Score) -> str:
@@ -234,18 +242,21 @@ def _row(table: Table, line: Line, label: str) -> str:
     mark = f' <abbr title="{_KNOWS}">*</abbr>'
     name = escape(label) + (mark if variant.knows_task else "") + (" ⚠" if line.failures else "")
     cells = [_score_cells(line.scores.get(task, Score()), "") for task in table.tasks]
-    cells.append(_score_cells(line.mean, " mean", line.spread))
+    cells.append(_score_cells(line.mean, " mean", line))
     first, *others = extras(line)
     cells.append(f'<td class="start">{first}</td>' + "".join(f"<td>{value}</td>" for value in others))
     return f'<tr><th title="{meaning}">{name}</th>{"".join(cells)}</tr>'
 
 
-def _score_cells(score: Score, extra: str, spread: Score | None = None) -> str:
-    varies = spread is not None and spread.merging == spread.merging
-    hint = f' title="± {number(spread.merging)} between combinations"' if spread and varies else ""
+def _score_cells(score: Score, extra: str, line: Line | None = None) -> str:
+    """Three cells; `line`: that of which the score is the mean."""
+    varies = line is not None and line.spread.merging == line.spread.merging
+    hint = f' title="± {number(line.spread.merging)} between combinations"' if line and varies else ""
+    over = _spread(line) if line else ""
+    merging, ensembling = number(score.merging), number(score.ensembling)
     return (
-        f'<td class="start mer{extra}"{hint}>{number(score.merging)}</td>'
-        f'<td class="ens{extra}">{number(score.ensembling)}</td>'
+        f'<td class="start mer{extra}"{hint}>{merging}{over if merging else ""}</td>'
+        f'<td class="ens{extra}">{ensembling}{"" if merging else over}</td>'
         f'<td class="{extra.strip()}">{_gap(score)}{_ends(score) if extra else ""}</td>'
     )
 

@@ -13,10 +13,12 @@ from neulig_ray.results.summary import points, variants
 from neulig_ray.results.variants import Variant
 
 INK, PAPER = "#1f2937", "#ffffff"
-BLUE, ORANGE, GREY = "#2f6fde", "#e07a1f", "#8a8f98"
+BLUE, ORANGE, GREEN, GREY = "#2f6fde", "#e07a1f", "#2a9d6f", "#8a8f98"
 _INLINE_INK: Final = "#010203"  # becomes the page's own text colour
-_COLOURS: Final = {"sup": BLUE, "semi": ORANGE, "": GREY}
-_ORDER: Final = (BLUE, ORANGE, GREY)
+_COLOURS: Final = {"sup": BLUE, "semi": ORANGE, "route": GREEN, "": GREY}
+_ORDER: Final = (BLUE, ORANGE, GREEN, GREY)
+_KINDS: Final = ("ligand sup", "ligand semi", "ligand route", "average")
+_OFFSETS: Final = {"sup": -0.2, "semi": 0.0, "route": 0.2}
 _MARKERS: Final = {"task": "o", "sample": "^", "global": "D"}
 _PANEL: Final = 4.1  # inches
 Theme = Literal["file", "inline"]
@@ -77,7 +79,7 @@ def gaps(frame: pd.DataFrame, theme: Theme = "file") -> Any:
     ink = _ink(theme)
     figure = _figure((max(5.4, _PANEL * len(archs)), 3.4), theme)
     measured = [variant for variant, rows in variants(frame) if rows["gap"].notna().any()]
-    names = in_order(variant.granularity for variant in measured if variant.method == "ligand")
+    names = in_order(variant.granularity for variant in measured if variant.is_ligand)
     names += ["average"] if any(variant.method == "average" for variant in measured) else []
     names = names or [*OWN, "average"]
     for place, arch in enumerate(archs):
@@ -87,8 +89,10 @@ def gaps(frame: pd.DataFrame, theme: Theme = "file") -> Any:
             name = variant.granularity if variant.method == "ligand" else variant.method
             if name not in names or variant.buffers == "re-estimated":
                 continue
+            if variant.method == "ligand" and not variant.is_ligand:
+                continue
             values = points(rows)["gap"].dropna()
-            row = names.index(name) + {"sup": -0.18, "semi": 0.18}.get(variant.alignment, 0.0)
+            row = names.index(name) + _OFFSETS.get(variant.alignment, 0.0)
             colour = _COLOURS.get(variant.alignment, GREY)
             axes.scatter(values, [row] * len(values), s=14, color=colour, alpha=0.35, linewidths=0, zorder=2)
             axes.scatter([values.mean()], [row], s=90, marker="|", color=colour, linewidths=2, zorder=3)
@@ -97,10 +101,11 @@ def gaps(frame: pd.DataFrame, theme: Theme = "file") -> Any:
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set(title=arch, xlabel="gap: ensembling - merging (points)")
         _style(axes, ink)
-    handles = [_dot(colour) for colour in (BLUE, ORANGE, GREY)]
+    used = {f"ligand {v.alignment}" if v.is_ligand else v.method for v in measured}
+    kinds = [(kind, colour) for kind, colour in zip(_KINDS, _ORDER, strict=True) if kind in used]
     figure.legend(
-        handles, ["ligand sup", "ligand semi", "average"], loc="outside lower center", ncols=3, frameon=False,
-        fontsize=8.5, labelcolor=ink, handletextpad=0.2,
+        [_dot(colour) for _, colour in kinds], [kind for kind, _ in kinds], loc="outside lower center",
+        ncols=len(_KINDS), frameon=False, fontsize=8.5, labelcolor=ink, handletextpad=0.2,
     )  # fmt: skip
     return figure
 
@@ -141,7 +146,7 @@ def _series(frame: pd.DataFrame) -> list[Series]:
 
 
 def _label(variant: Variant) -> str | None:
-    if variant.method == "ligand" and variant.granularity in _MARKERS:
+    if variant.is_ligand and variant.granularity in _MARKERS:
         return f"ligand {variant.alignment} · {variant.granularity}"
     if variant.method == "average":
         return "average · BN re-estimated" if variant.buffers == "re-estimated" else "average"
@@ -149,8 +154,8 @@ def _label(variant: Variant) -> str | None:
 
 
 def _legend_place(label: str) -> tuple[int, int]:
-    """One column each for sup, semi and averaging."""
-    kind = ["ligand sup", "ligand semi", "average"].index(label.split(" · ")[0])
+    """One column for each objective, and for averaging."""
+    kind = _KINDS.index(label.split(" · ")[0])
     return kind, [*_MARKERS, "BN re-estimated"].index(label.split(" · ")[1]) if " · " in label else 0
 
 

@@ -1,6 +1,6 @@
 """Any two rows of a results table, compared image by image."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +13,8 @@ from neulig_ray.results.paired import Difference, difference
 from neulig_ray.results.selection import chosen, described, words
 
 ACCURACY: Final = "accuracy"  # the word that chooses merging or ensembling
+_NO_EXPERTS: Final = ""  # a seed of experts that is unknown, or of none: zero-shot
+Seed = tuple[str, str]  # of the experts, and the row's own
 Bits = Callable[[str], Mapping[str, Correctness]]  # of an evaluation's rows, by its fingerprint
 
 
@@ -29,7 +31,8 @@ class Side:
 class Comparison:
     """Two systems on the same images; `difference` is the first's accuracy minus the second's.
 
-    `tasks` have equal weights. `seeds`: how many of them were averaged, and resampled beside the images.
+    `tasks` have equal weights. `seeds`: how many pairs of an experts' and an own seed were averaged, and
+    resampled beside the images.
     """
 
     first: Side
@@ -70,10 +73,12 @@ def compare(
 ) -> Comparison:
     """Two rows of a table by their words, `method=ligand alignment=sup granularity=task task=digits`.
 
-    Without `task` (`seed`, `order_seed`) the mean over all that there are is compared; orders of batches are
-    averaged image by image. `accuracy=merging|ensembling` chooses between a row's two; merging where there is
-    one. Raises InputError for words that choose no row or several, and for rows that are no pairs: of other
-    tasks, seeds or images, or measured by a version that kept no bits.
+    Without `task` (`seed`, `expert_seed`, `order_seed`) the mean over all that there are is compared; orders
+    of batches are averaged image by image. Pairs share the task, the experts' seed and the own seed; a side
+    with one own seed for some experts stands beside all of the other's. `accuracy=merging|ensembling` chooses
+    between a row's two; merging where there is one. Raises InputError for words that choose no row or
+    several, and for rows that are no pairs: of other tasks, seeds or images, or measured by a version that
+    kept no bits.
     """
     one, other = _Chosen.of(table, bits, first), _Chosen.of(table, bits, second)
     if one.tasks != other.tasks:
@@ -83,25 +88,57 @@ def compare(
         )
     for task in one.tasks:
         _same_images(task, one.images[task], other.images[task])
-    if one.seeds != other.seeds and min(len(one.seeds), len(other.seeds)) > 1:
-        raise InputError(
-            f"no pairs: the first has seeds {', '.join(one.seeds)}, the second {', '.join(other.seeds)}; "
-            "name one of each, seed=N"
-        )
-    seeds = max(len(one.seeds), len(other.seeds))
-    # A single seed beside several: the same answers for each of them.
+    seeds = _paired_seeds(one.seeds, other.seeds)
     pairs = [
-        [np.broadcast_to(part.right[task], (seeds, part.right[task].shape[1])) for task in one.tasks]
-        for part in (one, other)
+        [np.stack([part.right[task][places[side]] for _, *places in seeds]) for task in one.tasks]
+        for side, part in enumerate((one, other))
     ]
-    return Comparison(one.shown, other.shown, one.tasks, seeds, difference(*pairs))
+    found = difference(*pairs, groups=[group for group, *_ in seeds])
+    return Comparison(one.shown, other.shown, one.tasks, len(seeds), found)
+
+
+def _paired_seeds(first: Sequence[Seed], second: Sequence[Seed]) -> list[tuple[int, int, int]]:
+    """For each pair of seeds: a number of its experts' seed, the places in first and second."""
+    one, other = _by_experts(first), _by_experts(second)
+    if set(one) == {_NO_EXPERTS}:
+        one = dict.fromkeys(other, one[_NO_EXPERTS])
+    elif set(other) == {_NO_EXPERTS}:
+        other = dict.fromkeys(one, other[_NO_EXPERTS])
+    if one.keys() != other.keys():
+        raise _no_pairs("seeds of experts", one, other, "expert_seed")
+    pairs = []
+    for group, expert in enumerate(one):
+        places = one[expert], other[expert]
+        owns = [
+            [seeds[place][1] for place in part] for seeds, part in zip((first, second), places, strict=True)
+        ]
+        if owns[0] != owns[1] and min(map(len, owns)) > 1:
+            raise _no_pairs("seeds", owns[0], owns[1], "seed")
+        count = max(map(len, owns))
+        both = [part * count if len(part) == 1 else part for part in places]  # one: the same answers for each
+        pairs += [(group, i, j) for i, j in zip(*both, strict=True)]
+    return pairs
+
+
+def _by_experts(seeds: Sequence[Seed]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for place, (expert, _) in enumerate(seeds):
+        found.setdefault(expert, []).append(place)
+    return found
+
+
+def _no_pairs(what: str, first: Iterable[str], second: Iterable[str], column: str) -> InputError:
+    return InputError(
+        f"no pairs: the first has {what} {', '.join(first)}, the second {', '.join(second)}; "
+        f"name one of each, {column}=N"
+    )
 
 
 @dataclass(frozen=True)
 class _Chosen:
     shown: Side
     tasks: tuple[str, ...]
-    seeds: tuple[str, ...]
+    seeds: tuple[Seed, ...]
     images: Mapping[str, bytes]  # of each task
     right: Mapping[str, np.ndarray]  # of each task (seeds, images), means over the orders
 
@@ -116,14 +153,16 @@ class _Chosen:
         if side not in has:
             raise InputError(f"{ACCURACY}={side}: {shown} has {' and '.join(has) or 'no accuracy'} alone")
         images: dict[str, bytes] = {}
-        by_seed: dict[str, dict[str, list[np.ndarray]]] = {}
+        by_seed: dict[str, dict[Seed, list[np.ndarray]]] = {}
         for row in rows.to_dict("records"):
             found = _bits_of(row, bits)
             right = found.right(side)
             if right is None or not np.isclose(100 * right.mean(), row[f"{side}_accuracy"], atol=1e-6):
                 raise InputError(f"the bits of {shown} are not those of its accuracies; run it again")
             _same_images(row["task"], images.setdefault(row["task"], found.images), found.images)
-            by_seed.setdefault(row["task"], {}).setdefault(str(row["seed"]), []).append(right)
+            expert = _NO_EXPERTS if row["n"] == 0 or pd.isna(row["expert_seed"]) else str(row["expert_seed"])
+            seed = (expert, str(row["seed"]))
+            by_seed.setdefault(row["task"], {}).setdefault(seed, []).append(right)
         tasks = tuple(sorted(by_seed))
         seeds = tuple(sorted(by_seed[tasks[0]]))
         if any(sorted(own) != list(seeds) for own in by_seed.values()):

@@ -38,11 +38,17 @@ class Difference:
 
 
 def difference(
-    first: Sequence[np.ndarray], second: Sequence[np.ndarray], *, resamples: int = RESAMPLES, seed: int = 0
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    *,
+    groups: Sequence[int] = (),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Difference:
     """Two systems compared on the images of one or several tasks: an array (N,) or (S, N) for each task.
 
-    Values are 0 or 1 (wrong, right), or means of such; S seeds, the same for all tasks. An image for which
+    Values are 0 or 1 (wrong, right), or means of such; S seeds, the same for all tasks, and `groups` (S,) of
+    them as `bootstrap` has it. An image for which
     any seed of either system has NaN is left out, and counted as such. Without images nothing is known: all
     is NaN. Raises ValueError for shapes that are no pairs.
     """
@@ -55,7 +61,7 @@ def difference(
         left_out += int((~whole).sum())
         pairs.append(found[:, whole])
     images = sum(part.shape[1] for part in pairs)
-    low, high = bootstrap(pairs, resamples=resamples, seed=seed)
+    low, high = bootstrap(pairs, groups=groups, resamples=resamples, seed=seed)
     by_image = np.concatenate([part.mean(0) for part in pairs]).round(9) if pairs else np.empty(0)
     wins, losses = int((by_image > 0).sum()), int((by_image < 0).sum())
     known = all(part.shape[1] for part in pairs) and images
@@ -72,7 +78,12 @@ def difference(
 
 
 def bootstrap(
-    differences: Sequence[np.ndarray], *, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
+    differences: Sequence[np.ndarray],
+    *,
+    groups: Sequence[int] = (),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
 ) -> tuple[float, float]:
     """The percentile interval, in percentage points, of the mean difference of paired systems.
 
@@ -80,7 +91,8 @@ def bootstrap(
     NaN. The mean is over tasks: each task's images are resampled by themselves (strata). Both systems keep
     the same images in a resample, so that what makes an image hard for both cancels. With several seeds there
     are two levels: seeds are resampled, the same for all tasks, and, independently, images, the same for all
-    seeds, since every seed is measured on the same images.
+    seeds, since every seed is measured on the same images. `groups` (S,): which experts' seed each is of;
+    where there are several, these are resampled, and for each that is drawn the seeds of its group.
 
     The interval is [NaN, NaN] where a task has fewer than two images, and has no width where all differences
     are the same: that says nothing of images that were not seen. Few seeds tell little of their spread: for S
@@ -98,10 +110,25 @@ def bootstrap(
     if any(part.shape[0] != seeds for part in tasks):
         raise ValueError(f"every task needs the same seeds: {[part.shape[0] for part in tasks]}")
     generator = np.random.default_rng(seed)
-    shares = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+    shares = _seed_shares(list(groups), seeds, resamples, generator)
     means = sum(_resampled(part, shares, generator) for part in tasks) / len(tasks)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return 100.0 * float(low), 100.0 * float(high)
+
+
+def _seed_shares(groups: list[int], seeds: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """How much each seed weighs in each resample (B, S); the seeds of a single group are drawn one by one."""
+    members = [[place for place in range(seeds) if groups[place] == group] for group in dict.fromkeys(groups)]
+    if len(members) < 2:
+        members = [[place] for place in range(seeds)]
+    times = generator.multinomial(len(members), np.full(len(members), 1 / len(members)), size=resamples)
+    counts = np.empty((resamples, seeds))
+    for own, drawn in zip(members, times.T, strict=True):
+        if len(own) > 1:
+            counts[:, own] = generator.multinomial(drawn * len(own), np.full(len(own), 1 / len(own)))
+        else:
+            counts[:, own[0]] = drawn
+    return counts / counts.sum(1, keepdims=True)
 
 
 def _resampled(task: np.ndarray, shares: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -21,7 +21,8 @@ class Column:
 
     `measured`: a number that is averaged over seeds, orders and combinations, and empty in a row that failed.
     `percentage`: such a number between 0 and 100. `heading`: what tables call the column that shows its mean,
-    with so many `digits`; "": they do not show it. `later`: 0.1 had no such column.
+    with so many `digits`; "": they do not show it. `later`: 0.1 had no such column; in tables without it, it
+    is empty.
     """
 
     dtype: str
@@ -47,7 +48,8 @@ KEY = {
     "method": Column(TEXT, "the method"),
     "options": Column(TEXT, "as JSON the options that are not the method's defaults"),
     "alignment": Column(
-        TEXT, "the ligand's objective, its prediction term: `sup` (labels), `semi` (entropy)"
+        TEXT,
+        "the ligand's objective: `sup` (class labels), `semi` (none), `route` (an image's data set)",
     ),
     "granularity": Column(TEXT, "what one merged parameter vector serves, see below"),
     "buffers": Column(TEXT, "BatchNorm statistics: `average` or `re-estimated`; empty for networks without"),
@@ -57,6 +59,7 @@ KEY = {
     "protocol": Column(TEXT, "which splits: `standard` or `paper`"),
     "task": Column(TEXT, "the task whose images were measured"),
     "split": Column(TEXT, "the split that they are of; `standard` reports on the official test split"),
+    "expert_seed": Column(INTEGER, "the seed of the experts' fine-tuning; 0 for imported ones", later=True),
 }
 VALUES = {
     "num_samples": Column(INTEGER, "number of images"),

@@ -8,7 +8,12 @@ import pandas as pd
 from neulig_ray.errors import InputError, unknown
 from neulig_ray.results.schema import KEY, OK, canonical_options
 
-AVERAGED: Final = ("task", "order_seed", "seed")  # may be left open: the mean of these rows is meant
+AVERAGED: Final = (
+    "task",
+    "order_seed",
+    "seed",
+    "expert_seed",
+)  # may be left open: the mean of these rows is meant
 _COLUMNS: Final = tuple(name for name in KEY if name not in AVERAGED)
 _MOST_LINES: Final = 9  # below the first
 
@@ -34,7 +39,7 @@ def words(selection: str | Mapping[str, Any], also: Sequence[str] = ()) -> dict[
 
 
 def chosen(table: pd.DataFrame, given: Mapping[str, str]) -> pd.DataFrame:
-    """The rows of one method's result on one combination: they differ in task, order and seed alone.
+    """The rows of one method's result on one combination: they differ in task, order and seeds alone.
 
     Raises InputError for a value that no row has, with the near misses; for rows that differ in more, with
     what would choose one; and for rows that were not measured.

@@ -7,19 +7,19 @@ from typing import Any
 import pandas as pd
 
 from neulig_ray.results.intervals import mean_intervals
+from neulig_ray.results.repeats import POINT, SEEDS, by_seed, over_seeds, seed_counts, seed_means
 from neulig_ray.results.schema import MEASURED, OK, SKIPPED
 from neulig_ray.results.variants import ENSEMBLE_PREFIX, FIELDS, Nature, Variant
 
 NAN = float("nan")
 SCORES = {"merging": "merging_accuracy", "ensembling": "ensembling_accuracy", "gap": "gap"}
-_POINT = ("origin", "collaborators", "task")
 
 
 @dataclass(frozen=True)
 class Score:
     """Two accuracies in percent and their signed gap in percentage points; NaN where there is none.
 
-    `low`, `high`: the 95 % interval of the gap over test images, as `mean_intervals` has it.
+    `low`, `high`: the 95 % interval of the gap over test images and seeds, as `mean_intervals` has it.
     """
 
     merging: float = NAN
@@ -34,18 +34,21 @@ class Score:
 
     @property
     def undecided(self) -> bool:
-        """Whether the images do not tell the gap from none."""
+        """Whether images and seeds do not tell the gap from none."""
         return self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True)
 class Line:
-    """One variant over its combinations.
+    """One variant over its combinations and seeds.
 
     `scores[task]` is the mean over the combinations that contain the task, `mean` the mean over
-    combinations and their tasks, `spread` the standard deviation between the combinations' own means
-    (NaN for a single one), `absolute_gap` the mean of |gap| over combinations and tasks. `others` holds
-    the means of the remaining measured columns by name. `failures` says what could not be measured.
+    combinations and their tasks, of numbers that are means over seeds. `spread` is the standard deviation
+    between the combinations' own means, `seed_spread` that between the means of the seeds (of each over the
+    combinations and tasks that all seeds have); NaN for a single one. `absolute_gap` is the mean of |gap|
+    over combinations and tasks. `others` holds the means of the remaining measured columns by name.
+    `failures` says what could not be measured. `seeds` counts pairs of an experts' and an own seed,
+    `expert_seeds` the experts'.
     """
 
     variant: Variant
@@ -56,6 +59,9 @@ class Line:
     others: dict[str, float]
     combinations: int
     failures: tuple[str, ...] = ()
+    seed_spread: Score = Score()
+    seeds: int = 1
+    expert_seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,6 @@ class Table:
     tasks: tuple[str, ...]
     lines: tuple[Line, ...]
     combinations: int
-    seeds: int = 1
     order_seeds: int = 0
     failures: tuple[str, ...] = field(default=())
 
@@ -79,6 +84,16 @@ class Table:
     @property
     def has_intervals(self) -> bool:
         return any(line.mean.has_interval for line in self.lines)
+
+    @property
+    def seeds(self) -> int:
+        """Of the line that has most."""
+        return max((line.seeds for line in self.lines), default=1)
+
+    @property
+    def expert_seeds(self) -> int:
+        """Of the line that has most."""
+        return max((line.expert_seeds for line in self.lines), default=1)
 
     @property
     def caption(self) -> str:
@@ -92,14 +107,16 @@ class Table:
         elif self.combinations == 1:
             parts.append("one combination")
         if self.has_intervals:
+            chance = "over test images" + (", and its spread over seeds" if self.seeds > 1 else "")
             parts.append(
-                "95 %: paired bootstrap of the mean gap over test images; where it holds 0, the gap has no "
+                f"95 %: paired bootstrap of the mean gap {chance}; where it holds 0, the gap has no "
                 "colour beyond 1.5 points"
             )
         if self.order_seeds > 1:
-            parts.append(f"mixed batches over {self.order_seeds} orders")
+            parts.append(f"batches over {self.order_seeds} orders")
         if self.seeds > 1:
-            parts.append(f"over {self.seeds} seeds")
+            experts = f", of {self.expert_seeds} seeds of experts" if self.expert_seeds > 1 else ""
+            parts.append(f"means over {self.seeds} seeds{experts}, ±: their standard deviation")
         return "; ".join(parts)
 
 
@@ -108,45 +125,50 @@ def origin_group(origin: str) -> str:
     return ",".join(sorted(set(origin.split(","))))
 
 
-def points(rows: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
-    """What was measured, by (origin, collaborators, task) after `by`: means over seeds and batch orders."""
-    good = rows[rows["status"] == OK]
-    return good.groupby([*by, *_POINT], dropna=False)[list(MEASURED)].mean()
+def points(rows: pd.DataFrame) -> pd.DataFrame:
+    """What was measured, by (origin, collaborators, task): means over seeds, of means over batch orders."""
+    return over_seeds(by_seed(rows))
 
 
 def lines(rows: pd.DataFrame) -> list[Line]:
     """One line for each variant among the rows, in the order of a table.
 
-    Repeats (seeds, batch orders) are averaged first, then tasks and combinations.
+    Batch orders are averaged first, then seeds, then tasks and combinations.
     """
     keyed = _with_batch_size(rows)
-    cells = points(keyed, FIELDS)
-    widths, task_widths = mean_intervals(keyed[keyed["status"] == OK], FIELDS, _POINT)
-    by_task = _scores(cells.groupby([*FIELDS, "task"]).mean(), task_widths)
-    combinations = cells.groupby([*FIELDS, *_POINT[:2]]).mean().groupby(list(FIELDS))
-    means = cells.groupby(list(FIELDS)).mean()
+    # A number for each line, in the order of their first rows: fast to group by.
+    keyed = keyed.assign(line=keyed.groupby(list(FIELDS), sort=False).ngroup())
+    measured = by_seed(keyed, ["line"])
+    cells = over_seeds(measured)
+    widths, task_widths = mean_intervals(keyed[keyed["status"] == OK], measured)
+    combinations = cells.groupby(["line", *POINT[:2]]).mean().groupby("line")
+    means = cells.groupby("line").mean()
     mean, spread = _scores(means, widths), _scores(combinations.std(), {})
+    seed_spread = _scores(seed_means(measured, ["line"]).groupby("line").std(), {})
     counts = combinations.size().to_dict()
-    absolute = cells["gap"].abs().groupby(list(FIELDS)).mean().to_dict()
+    seeds: dict[Any, dict[str, int]] = seed_counts(measured, ["line"]).to_dict("index")  # type: ignore[assignment]
+    absolute = cells["gap"].abs().groupby("line").mean().to_dict()
     others: dict[Any, dict[str, float]] = means.drop(columns=list(SCORES.values())).to_dict("index")  # type: ignore[assignment]
+    missing = dict.fromkeys(set(MEASURED) - set(SCORES.values()), NAN)
     scores: dict[Any, dict[str, Score]] = {}
-    for (*values, task), score in by_task.items():
-        scores.setdefault(tuple(values), {})[task] = score
+    for (place, task), score in _scores(cells.groupby(["line", "task"]).mean(), task_widths).items():
+        scores.setdefault(place, {})[task] = score
     natures = _natures(rows)
-    failures = _failures(keyed[keyed["status"] != OK], natures)
+    failures = _failures(keyed, natures)
     made = []
-    for values in keyed[list(FIELDS)].drop_duplicates().itertuples(index=False, name=None):
-        missing = dict.fromkeys(set(MEASURED) - set(SCORES.values()), NAN)
+    for place, values in enumerate(keyed[list(FIELDS)].drop_duplicates().itertuples(index=False, name=None)):
         made.append(
             Line(
                 variant=_variant(values, natures),
-                scores=scores.get(values, {}),
-                mean=mean.get(values, Score()),
-                spread=spread.get(values, Score()),
-                absolute_gap=absolute.get(values, NAN),
-                others=others.get(values, missing),
-                combinations=counts.get(values, 0),
-                failures=failures.get(values, ()),
+                scores=scores.get(place, {}),
+                mean=mean.get(place, Score()),
+                spread=spread.get(place, Score()),
+                absolute_gap=absolute.get(place, NAN),
+                others=others.get(place, missing),
+                combinations=counts.get(place, 0),
+                failures=failures.get(place, ()),
+                seed_spread=seed_spread.get(place, Score()),
+                **seeds.get(place, {}),
             )
         )
     return sorted(made, key=lambda x: x.variant.place)
@@ -188,7 +210,6 @@ def _table(arch: str, origin: str, n: int, rows: pd.DataFrame, reference: pd.Dat
         tasks=tasks,
         lines=tuple(everything),
         combinations=len(rows[["origin", "collaborators"]].drop_duplicates()) if n > 1 else 0,
-        seeds=max(1, int(rows["seed"].nunique())),
         order_seeds=int(rows["order_seed"].nunique()),
         failures=tuple(reason for x in everything for reason in x.failures),
     )
@@ -225,17 +246,25 @@ def _scores(means: pd.DataFrame, widths: Mapping[Any, tuple[float, float]]) -> d
     return found
 
 
-def _failures(bad: pd.DataFrame, natures: Mapping[str, Nature]) -> dict[Any, tuple[str, ...]]:
-    found: dict[Any, dict[str, None]] = {}
-    for row in bad.to_dict("records"):
-        values = tuple(row[name] for name in FIELDS)
-        title, status = _variant(values, natures).title, str(row["status"])
+def _failures(rows: pd.DataFrame, natures: Mapping[str, Nature]) -> dict[Any, tuple[str, ...]]:
+    """What each line lacks and why; with the seeds, where it is not all of the line's."""
+    seeds = rows[["line", *SEEDS]].drop_duplicates().groupby("line").size()
+    found: dict[Any, dict[str, dict[str, None]]] = {}
+    for row in rows[rows["status"] != OK].to_dict("records"):
+        title, status = _variant([row[name] for name in FIELDS], natures).title, str(row["status"])
         if status.startswith(SKIPPED):  # the same for all combinations: told once
             text = f"{title} {status}"
         else:
             text = f"{title} of {row['collaborators'] or row['task']}: {status.removeprefix('failed: ')}"
-        found.setdefault(values, {})[text] = None
-    return {values: tuple(texts) for values, texts in found.items()}
+        experts = "" if pd.isna(row["expert_seed"]) else f" on experts of {row['expert_seed']}"
+        found.setdefault(row["line"], {}).setdefault(text, {})[f"{row['seed']}{experts}"] = None
+    return {
+        line: tuple(
+            text if len(own) == seeds[line] else f"{text} (seed {', '.join(own)})"
+            for text, own in texts.items()
+        )
+        for line, texts in found.items()
+    }
 
 
 def _spreads(made: tuple[Line, ...]) -> str:

@@ -15,6 +15,8 @@ _COLUMNS = (
     *SCORES,
     *(f"{name}_spread" for name in SCORES),
     *("gap_low", "gap_high", "absolute_gap", *_OTHERS, "combinations", "failures"),
+    *(f"{name}_seed_spread" for name in SCORES),
+    *("seeds", "expert_seeds"),
 )
 
 
@@ -23,7 +25,8 @@ def summary_frame(rows: pd.DataFrame) -> pd.DataFrame:
 
     Accuracies in percent, gaps and spreads in percentage points, NaN for what was not measured; zero-shot
     and experts stand in every table, as they do on the console. `gap_low` and `gap_high` are the 95 %
-    interval of the mean gap over test images.
+    interval of the mean gap over test images and seeds. `*_spread` is the standard deviation between
+    combinations, `*_seed_spread` that between the line's `seeds`.
     """
     made = [_row(table, line) for table in tables(rows) for line in table.lines]
     return pd.DataFrame(made, columns=list(_COLUMNS))
@@ -44,4 +47,7 @@ def _row(table: Table, line: Line) -> dict[str, Any]:
         **line.others,
         "combinations": line.combinations,
         "failures": "; ".join(line.failures),
+        **{f"{name}_seed_spread": getattr(line.seed_spread, name) for name in SCORES},
+        "seeds": line.seeds,
+        "expert_seeds": line.expert_seeds,
     }

@@ -10,8 +10,9 @@ from neulig_ray.results.granularities import granularity_of
 REFERENCE, MERGING, SEVERAL = "reference", "merging", "merging, several models"
 ENSEMBLE = "ensembles, uniform"
 _SECTIONS: Final = (REFERENCE, MERGING, SEVERAL, ENSEMBLE)
+JOINT: Final = "joint"  # the bound for one network: of n tasks, and not merged
 ENSEMBLE_PREFIX: Final = "ensemble-"  # left out where the section says so
-_OBJECTIVES: Final = ("sup", "semi")
+OBJECTIVES: Final = ("sup", "semi", "route")
 
 FIELDS: Final = (
     "method",
@@ -58,11 +59,16 @@ class Variant:
     def section(self) -> str:
         if self.alignment:
             return f"ligand {self.alignment}"
-        if self.nature.n < 2:
+        if self.nature.n < 2 or self.method == JOINT:
             return REFERENCE
         if self.nature.ensembles and not self.nature.merges:
             return ENSEMBLE
         return MERGING if not self.granularity or granularity_of(self.granularity).static else SEVERAL
+
+    @property
+    def is_ligand(self) -> bool:
+        """Whether it is a ligand of the default gate, which all of its betas serve: one with no option."""
+        return self.method == "ligand" and self.options == "{}"
 
     @property
     def shows_granularity(self) -> bool:
@@ -104,7 +110,7 @@ class Variant:
     def place(self) -> tuple[object, ...]:
         """Where the line stands in a table; of a section's methods, those with both accuracies first."""
         section = _SECTIONS.index(self.section) if self.section in _SECTIONS else len(_SECTIONS)
-        objective = _OBJECTIVES.index(self.alignment) if self.alignment in _OBJECTIVES else len(_OBJECTIVES)
+        objective = OBJECTIVES.index(self.alignment) if self.alignment in OBJECTIVES else len(OBJECTIVES)
         n, both = min(self.nature.n, 2), self.nature.merges and self.nature.ensembles
         granularity = granularity_of(self.granularity).order, self.granularity
         default = self.options == "{}"

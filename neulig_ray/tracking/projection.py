@@ -2,10 +2,11 @@
 
 Metric names. A run of one variant has `merging/<task>`, `ensembling/<task>`, `gap/<task>` (each the mean over
 the combinations that contain the task), `gap_low/<task>` and `gap_high/<task>` (the 95 % interval of that gap
-over test images), and `.../mean` (over combinations and tasks). The parent of a cell has the same names for
-its selected ligand at granularity `task` (the supervised one, where there is one: its tag `alignment`),
-`sample/merging/mean` and so on for the same ligand at `sample`, and the means of every selected ligand as
-`<alignment>/<granularity>/merging/mean`.
+over test images and seeds), and `.../mean` (over combinations and tasks); where there are several seeds also
+`merging/seed_spread` (the standard deviation over seeds of `merging/mean`), `gap/low` and `gap/high` (the
+interval of `gap/mean`). The parent of a cell has the same names for its selected ligand at granularity `task`
+(the supervised one, where there is one: its tag `alignment`), `sample/merging/mean` and so on for the same
+ligand at `sample`, and the means of every selected ligand as `<alignment>/<granularity>/merging/mean`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,16 @@ from neulig_ray.results.variants import FIELDS
 from neulig_ray.tracking import mlflow_internals
 from neulig_ray.tracking.files import cell_files, combinations, note, summary
 from neulig_ray.tracking.records import CellRecord, ExpertCurve, TrialRecord
-from neulig_ray.tracking.runs import FINGERPRINT, Metric, Run, as_json, finite, line_metrics, score_metrics
+from neulig_ray.tracking.runs import (
+    FINGERPRINT,
+    Metric,
+    Run,
+    as_json,
+    finite,
+    line_metrics,
+    score_metrics,
+    seed_metrics,
+)
 
 _MAX_STEPS: Final = 100
 _SELECTED: Final = ("task", "sample")
@@ -47,10 +57,7 @@ def runs(
         made += _experts(experiment, arch, origin, rows, mine)
     for cell in cells:
         own = results[
-            (results["arch"] == cell.arch)
-            & (groups == origin_group(cell.origin))
-            & (results["n"] == cell.n)
-            & (results["seed"].isna() | (results["seed"] == cell.seed))
+            (results["arch"] == cell.arch) & (groups == origin_group(cell.origin)) & (results["n"] == cell.n)
         ]
         origins = cell.origin.split(",")
         reference = single[(single["arch"] == cell.arch) & single["origin"].isin(origins)]
@@ -113,7 +120,7 @@ def _cell(
     whole = pd.concat([reference, rows])
     table = next((made for made in tables(whole) if made.n == cell.n), None)
     own = _lines(rows)
-    alignments = {x.variant.alignment for x, _ in own if x.variant.method == "ligand"}
+    alignments = {x.variant.alignment for x, _ in own if x.variant.is_ligand}
     alignment = "sup" if "sup" in alignments else min(alignments, default="")
     own_files = cell_files(table, rows) if table else {}
     ligands = {f"ligand/{name}": data for name, data in cell.ligand_files.items()}
@@ -142,7 +149,8 @@ def _trials(parent: str, shared: Mapping[str, str], trials: Sequence[TrialRecord
         values = {"merging": merging, "ensembling": ensembling, "gap": gap}
         yield Run(
             key=f"{parent}/search/{setting}" + (f"#{taken[setting]}" if taken[setting] > 1 else ""),
-            name=f"search {trial.alignment} lr={trial.learning_rate:.3g} alpha={trial.alignment_weight:.3g}",
+            name=f"search {trial.alignment} lr={trial.learning_rate:.3g} alpha={trial.alignment_weight:.3g}"
+            + ("" if trial.expert_seed is None else f" expert seed {trial.expert_seed}"),
             parent=parent,
             tags={**shared, "stage": "search", "alignment": trial.alignment, "status": trial.status,
                   "selected": str(trial.selected).lower(), FINGERPRINT: trial.fingerprint},
@@ -176,12 +184,12 @@ def _lines(rows: pd.DataFrame) -> list[tuple[Line, pd.DataFrame]]:
 
 
 def _cell_metrics(made: Sequence[Line], alignment: str) -> list[Metric]:
-    selected = [x for x in made if x.variant.method == "ligand" and x.variant.granularity in _SELECTED]
+    selected = [x for x in made if x.variant.is_ligand and x.variant.granularity in _SELECTED]
     headline: list[Metric] = []
     every: list[Metric] = []
     for x in selected:
         how, granularity = x.variant.alignment, x.variant.granularity
-        means = score_metrics(x.mean, "mean")
+        means = [*score_metrics(x.mean, "mean"), *seed_metrics(x)]
         every += [(f"{how}/{granularity}/{name}", value, step) for name, value, step in means]
         if (how, granularity) == (alignment, "task"):
             headline += line_metrics(x)

@@ -10,8 +10,9 @@ OK = "ok"
 class CellRecord:
     """One (arch, origin, n) of an experiment. `fingerprint`: of what determines its search and ligands.
 
-    A changed fingerprint is another cell, recorded beside the earlier one. `origin` as in the results,
-    comma-joined where collaborators differ. `ligand_files`: safetensors by file name.
+    A changed fingerprint is another cell, recorded beside the earlier one. It has the rows of all seeds;
+    `seed` is the first. `origin` as in the results, comma-joined where collaborators differ. `ligand_files`:
+    safetensors by file name.
     """
 
     arch: str
@@ -24,7 +25,10 @@ class CellRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One setting of a search. Accuracies on val in percent at granularity `task`; status as in results."""
+    """One setting of a search, beside the experts of `expert_seed` where there are several.
+
+    Accuracies on val in percent at granularity `task`; status as in results.
+    """
 
     arch: str
     origin: str
@@ -39,6 +43,7 @@ class TrialRecord:
     status: str = OK
     fingerprint: str = ""
     selected: bool = False
+    expert_seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

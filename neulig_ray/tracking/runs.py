@@ -9,7 +9,7 @@ from typing import Final
 
 import pandas as pd
 
-from neulig_ray.results.schema import LATER
+from neulig_ray.results import schema
 from neulig_ray.results.summary import Line, Score
 
 _VERSION: Final = 1  # raised when runs are to be recorded anew though their inputs are the same
@@ -54,12 +54,19 @@ class Run:
 
 
 def as_json(rows: pd.DataFrame) -> str:
-    """A table as text, without columns that 0.1 had not and that nothing fills.
+    """A table as text, without columns that 0.1 had not and that say nothing.
 
     Results of 0.1 lack them: that is no reason to record its runs again.
     """
-    empty = [column for column in rows if column in LATER and rows[column].isna().all()]
-    return str(rows.drop(columns=empty).to_json(orient="split"))
+    silent = [column for column in rows if column in schema.LATER and _says_nothing(rows, column)]
+    return str(rows.drop(columns=silent).to_json(orient="split"))
+
+
+def _says_nothing(rows: pd.DataFrame, column: str) -> bool:
+    """Whether nothing fills the column; of the key's, whether the others tell the rows apart already."""
+    if column not in schema.KEY:
+        return bool(rows[column].isna().all())
+    return not rows.duplicated([name for name in schema.KEY if name in rows and name != column]).any()
 
 
 def finite(metrics: Iterable[tuple[str, float | None, int]]) -> list[Metric]:
@@ -78,6 +85,14 @@ def score_metrics(score: Score, of: str) -> list[Metric]:
     return finite((f"{name}/{of}", value, 0) for name, value in values.items())
 
 
+def seed_metrics(line: Line) -> list[Metric]:
+    """Where a line has several seeds: merging/seed_spread, gap/low and gap/high, its interval."""
+    if line.seeds < 2:
+        return []
+    values = {"merging/seed_spread": line.seed_spread.merging, "gap/low": line.mean.low}
+    return finite((name, value, 0) for name, value in {**values, "gap/high": line.mean.high}.items())
+
+
 def line_metrics(line: Line) -> list[Metric]:
     """Everything that a line of a table says, by task and as means."""
     others = {name.removesuffix("_accuracy"): value for name, value in line.others.items()}
@@ -85,5 +100,6 @@ def line_metrics(line: Line) -> list[Metric]:
     return [
         *score_metrics(line.mean, "mean"),
         *finite((f"{name}/mean", value, 0) for name, value in others.items()),
+        *seed_metrics(line),
         *(metric for task, score in line.scores.items() for metric in score_metrics(score, task)),
     ]

@@ -42,7 +42,7 @@ class TestSchema:
         key = (
             "arch origin n collaborators method options alignment granularity buffers batch_size order_seed "
         )
-        key += "seed protocol task split"
+        key += "seed protocol task split expert_seed"
         values = (
             "num_samples merging_accuracy ensembling_accuracy gap matched_ensembling_accuracy agreement kl "
         )
@@ -74,6 +74,17 @@ class TestSchema:
     def test_two_rows_with_one_key_are_named(self) -> None:
         with pytest.raises(StageError, match=r"repeat the key.*collaborators=a,b, method=ligand.*task=a"):
             schema.frame([row(), row(merging_accuracy=1.0)])
+
+    def test_a_column_of_the_key_that_came_later_may_be_missing(self, results: pd.DataFrame) -> None:
+        made = schema.frame(results.drop(columns="expert_seed"))
+        assert made["expert_seed"].isna().all()
+        pd.testing.assert_frame_equal(made, results)
+        with pytest.raises(StageError, match="1 results repeat the key"):
+            schema.frame([row(), row()])
+        pair = schema.frame([row(expert_seed=1), row(expert_seed=0)])
+        assert pair["expert_seed"].tolist() == [0, 1]
+        with pytest.raises(StageError, match=r"repeat the key.*expert_seed=1"):
+            schema.frame([row(expert_seed=1), row(expert_seed=1)])
 
     def test_an_accuracy_beyond_100_is_named(self) -> None:
         with pytest.raises(StageError, match=r"merging_accuracy 101\.0 is no percentage"):
@@ -190,6 +201,7 @@ class TestSummary:
                 row(**plain | {"granularity": "task"}, method="bee"),
                 row(**plain, method="cow", n=1, collaborators="a"),
                 row(**plain, method="dog", n=0, collaborators=""),
+                row(**plain, method="joint"),
                 row(**plain, method="ensemble-vote", status=schema.failed("no images")),
                 row(**plain, method="average", status=schema.failed("no images")),
                 row(**plain | {"alignment": "sup", "granularity": "sample"}, method="elk"),
@@ -202,6 +214,7 @@ class TestSummary:
         assert found == [
             ("reference", "dog", "dog"),
             ("reference", "cow", "cow"),
+            ("reference", "joint", "joint"),
             ("merging", "yak", "yak"),
             ("merging", "average", "average"),
             ("merging", "zebra", "zebra"),

@@ -155,6 +155,46 @@ def test_several_seeds_are_a_level_of_their_own() -> None:
         made.compare("method=ligand", "method=ties-too")
 
 
+def test_pairs_are_of_the_same_experts() -> None:
+    """Five ligands for each of three seeds of experts, a method once for each, and zero-shot once."""
+    made = Results()
+    zero = {"n": 0, "collaborators": "", "method": "zeroshot", "fingerprint": "z"}
+    made.add("a", reach=0.4, expert_seed=0, **zero)
+    for expert in range(3):
+        reach = 0.6 + 0.1 * expert
+        made.add("a", reach=reach, expert_seed=expert, seed=expert, method=f"ties{expert}")
+        made.rows[-1]["method"] = "ties"
+        for seed in range(5):
+            made.add("a", reach=reach + 0.05, expert_seed=expert, seed=10 * expert + seed, method="ligand")
+            made.rows[-1]["seed"] = seed
+            made.bits[made.rows[-1]["fingerprint"]] = {
+                row_key(made.rows[-1]): bits for bits in made.bits[made.rows[-1]["fingerprint"]].values()
+            }
+    groups = [expert for expert in range(3) for _ in range(5)]
+    ligand, ties, zeroshot = (
+        np.stack([made.right("merging", "a", method=method, **more) for more in chosen])
+        for method, chosen in (
+            ("ligand", [{"expert_seed": e, "seed": s} for e in range(3) for s in range(5)]),
+            ("ties", [{"expert_seed": e} for e in groups]),
+            ("zeroshot", [{}] * 15),
+        )
+    )
+    found = made.compare("method=ligand", "method=ties")
+    assert found.difference == difference([ligand], [ties], groups=groups)
+    assert found.seeds == 15
+    opposite = made.compare("method=ties", "method=ligand").difference
+    assert (opposite.points, opposite.wins) == (-found.difference.points, found.difference.losses)
+    beside = made.compare("method=ligand", "method=zeroshot").difference
+    assert beside == difference([ligand], [zeroshot], groups=groups)
+    one = made.compare("method=ligand expert_seed=1", "method=ties expert_seed=1")
+    assert one.difference == difference([ligand[5:10]], [ties[5:10]])
+    assert made.compare("method=ligand expert_seed=1 seed=2", "method=ties expert_seed=1").seeds == 1
+    with pytest.raises(
+        InputError, match="seeds of experts 0, 1, 2, the second 1; name one of each, expert_seed=N"
+    ):
+        made.compare("method=ligand", "method=ties expert_seed=1")
+
+
 def test_the_other_accuracy_of_a_row_is_chosen_by_its_word(results: Results) -> None:
     found = results.compare(f"{LIGAND} task=a accuracy=ensembling", f"{LIGAND} task=a")
     assert (found.first.side, found.second.side) == ("ensembling", "merging")

@@ -75,6 +75,23 @@ def test_content_follows_what_is_shown_and_nothing_else(results: pd.DataFrame) -
     assert len(differing) == 2  # its own run and the parent with the table
 
 
+def test_expert_seeds_count_where_they_alone_tell_rows_apart(results: pd.DataFrame) -> None:
+    """Databases of results without the column, or of one seed, are not written again because it came."""
+
+    def parent(frame: pd.DataFrame) -> str:
+        return next(
+            r for r in projection.runs("demo", **samples.everything(frame)) if r.tags["n"] == "2"
+        ).content
+
+    first = parent(results.drop(columns="expert_seed"))
+    assert parent(results) == first
+    own = results["n"] > 0
+    assert parent(results.assign(expert_seed=own.astype("Int64"))) == first, "0 for what is not of seed 1"
+    several = [results.assign(expert_seed=seed) for seed in (0, 1)]
+    again = pd.concat([several[0], several[1].assign(expert_seed=2)])
+    assert len({first, parent(pd.concat(several)), parent(again)}) == 3
+
+
 def test_rows_without_a_cell_are_named(results: pd.DataFrame) -> None:
     with pytest.raises(StageError, match=r"'tiny-rn', 'seed-0', 2.*belong to no cell"):
         projection.runs("demo", results)
