@@ -49,7 +49,7 @@ experiment = Experiment(
     ),
     protocol="paper",
     finetune=Finetune(batch_size=32, precision="float32"),
-    ligand=Ligand(epochs=1000, batch_size=128, input="raw", rate="constant", average=0.0),
+    ligand=Ligand(epochs=1000, batch_size=128, input="raw", rate="constant", average=0.0, semi="entropy"),
     search=Search(trials=4, val_images=100),
     evaluation=Evaluation(granularities=("batch-first", "task", "sample"), sample_images=200),
     cluster=Cluster(cpus_per_worker=8, gpus_per_worker=1.0),

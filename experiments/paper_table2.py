@@ -66,7 +66,7 @@ experiment = Experiment(
     protocol="paper",
     published="neulig_table2",
     finetune=Finetune(batch_size=32, precision="float32"),
-    ligand=Ligand(epochs=1000, batch_size=128, input="raw", rate="constant", average=0.0),
+    ligand=Ligand(epochs=1000, batch_size=128, input="raw", rate="constant", average=0.0, semi="entropy"),
     search=Search(trials=8, val_images=200),
     evaluation=Evaluation(
         granularities=("batch-first", "task", "sample", "batch-first-mixed", "global"), sample_images=200

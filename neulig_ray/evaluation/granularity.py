@@ -21,13 +21,13 @@ Models = Callable[[Betas], Mapping[str, torch.Tensor]]
 class Settings:
     """What a rule may take, as keyword-only parameters of these names.
 
-    `sample_images`, of each task; None: all. `order_seeds`: how many shuffles. `seed`: the experiment's, of
-    the images that are chosen.
+    `sample_images`, of each task; None: all. `order_seeds`: of the shuffles that the ligand is measured in.
+    `seed`: the experiment's, of the images that are chosen.
     """
 
     sample_images: int | None = 200
     batch_size: int = 128
-    order_seeds: int = 5
+    order_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     seed: int = 0
 
 

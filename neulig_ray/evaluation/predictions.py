@@ -1,6 +1,6 @@
 """Merged models that serve a task, or batches of images, and what they predict."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,30 +50,32 @@ def per_task(context: EvaluationContext, betas: Mapping[str, torch.Tensor]) -> I
 
 
 def per_batch(
-    context: EvaluationContext, betas: Betas, rule: BatchRule, batch_size: int, order_seed: int = 0
+    context: EvaluationContext, betas: Betas, rule: BatchRule, batch_size: int, order_seeds: Sequence[int]
 ) -> Iterator[Predictions]:
-    """Batches of one task: the reference's evaluation (`batch-first`), which uses that they are pure."""
-    for task in context.tasks:
-        order = stable_generator("order", order_seed, task).permutation(len(context.images[task]))
-        parts: list[Part] = []
-        for rows in torch.split(torch.from_numpy(order), batch_size):
-            beta = rule(betas.images[task][rows])
-            parts.append((rows, beta.expand(len(rows), -1), context.logits(context.merge(beta), task, rows)))
-        yield _joined(task, parts, batch_size, order_seed)
+    """Batches of one task: the reference's evaluation (`batch-first`), which uses that they are pure.
+
+    `order_seeds`: of the shuffles.
+    """
+    for order_seed in order_seeds:
+        for task in context.tasks:
+            order = stable_generator("order", order_seed, task).permutation(len(context.images[task]))
+            parts: list[Part] = []
+            for rows in torch.split(torch.from_numpy(order), batch_size):
+                beta = rule(betas.images[task][rows])
+                logits = context.logits(context.merge(beta), task, rows)
+                parts.append((rows, beta.expand(len(rows), -1), logits))
+            yield _joined(task, parts, batch_size, order_seed)
 
 
 def per_mixed_batch(
-    context: EvaluationContext, betas: Betas, rule: BatchRule, batch_size: int, order_seeds: int
+    context: EvaluationContext, betas: Betas, rule: BatchRule, batch_size: int, order_seeds: Sequence[int]
 ) -> Iterator[Predictions]:
-    """Batches of a shuffled mixture of all tasks' images, each image judged by its own task's head.
-
-    `order_seeds`: how many shuffles, of the seeds 0, 1 and so on.
-    """
+    """Batches of a shuffled mixture of all tasks' images, each image judged by its own task's head."""
     sizes = [len(context.images[task]) for task in context.tasks]
     slots = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
     rows_in_task = torch.cat([torch.arange(size) for size in sizes])
     image_betas = torch.cat([betas.images[task] for task in context.tasks])
-    for order_seed in range(order_seeds):
+    for order_seed in order_seeds:
         order = stable_generator("order", order_seed, *context.tasks).permutation(len(slots))
         parts: dict[str, list[Part]] = {task: [] for task in context.tasks}
         for batch in torch.split(torch.from_numpy(order), batch_size):

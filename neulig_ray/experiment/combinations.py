@@ -85,11 +85,13 @@ def groups(experiment: Experiment) -> list[Group]:
             pool = [
                 tuple(collaborator(t, origin) for t in c) for c in itertools.combinations(sorted(e.tasks), n)
             ]
-            found.append(Group(arch, origin, n, _draw(pool, e.combinations, f"{e.seed}/{n}/{len(e.tasks)}")))
+            found.append(
+                Group(arch, origin, n, _draw(pool, e.combinations, f"{e.drawn_by}/{n}/{len(e.tasks)}"))
+            )
         if n in e.mixed_origins and len(named) > 1:
             name = "+".join(named)
             found.append(
-                Group(arch, name, n, _draw(_mixed(e, named, n), e.combinations, f"{e.seed}/{n}/mixed"))
+                Group(arch, name, n, _draw(_mixed(e, named, n), e.combinations, f"{e.drawn_by}/{n}/mixed"))
             )
     return found
 

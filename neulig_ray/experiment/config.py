@@ -1,10 +1,10 @@
 """What an experiment is: typed, frozen, and checked before anything starts."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from neulig_ray.errors import InputError
-from neulig_ray.ligand.recipe import DEFAULT, PAPER, LigandInput, LigandRecipe, Rate
+from neulig_ray.errors import InputError, unknown
+from neulig_ray.ligand.recipe import DEFAULT, PAPER, LigandInput, LigandRecipe, Objective, Rate, Semi
 from neulig_ray.results.granularities import OWN, check_granularity
 from neulig_ray.storage.layout import LONGEST, reserved, usable_name
 
@@ -73,24 +73,30 @@ class Ligand:
     batch_size: int = 128
     alignment_form: Literal["scalar", "gram"] = "scalar"
     """The weighted-offset term L_a: the reference's scalar, or the Gram matrix of the offsets."""
+    seeds: tuple[int, ...] = ()
+    """Ligands of each combination, one for each seed, of every expert seed; (): the experts' own seed."""
     input: LigandInput | None = None
-    """What the linear map is trained on: embeddings as they are, with mean 0 and deviation 1 over the train
-    images, or each at length 1. None, of this and of the next two: the protocol's."""
+    """What the gate is trained on: embeddings as they are, with mean 0 and deviation 1 over the train images,
+    or each at length 1. None, of this and of the next three: the protocol's."""
     rate: Rate | None = None
     """The setting's learning rate throughout, or falling from it to 0 as half a cosine."""
     average: float | None = None
     """Share of the last rounds over which the weights are averaged; 0: the last weights alone."""
+    semi: Semi | None = None
+    """L_b without labels: the entropy of predictions, or minus the mutual information of image and class."""
 
     def recipe(self, protocol: str) -> LigandRecipe:
-        """Input, rate and average: what is given, else what `protocol` takes."""
+        """Input, rate, average and semi: what is given, else what `protocol` takes."""
         base = PAPER if protocol == "paper" else DEFAULT
-        given: dict[str, Any] = {"input": self.input, "rate": self.rate, "average": self.average}
-        return replace(base, **{name: value for name, value in given.items() if value is not None})
+        names = ("input", "rate", "average", "semi")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return replace(base, **given)
 
-    def identity(self, protocol: str) -> dict[str, Any]:
+    def identity(self, protocol: str, objective: str) -> dict[str, Any]:
         """What a ligand is told apart by, as far as this goes."""
         own = {"epochs": self.epochs, "batch_size": self.batch_size, "alignment_form": self.alignment_form}
-        return own | self.recipe(protocol).identity()
+        recipe = self.recipe(protocol).identity
+        return own | {name: value for name, value in recipe.items() if name != "semi" or objective == name}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +123,7 @@ class Evaluation:
     """Test images of each task at `sample`, where every image has a merged model of its own."""
     batch_size: int = 128
     order_seeds: int = 5
-    """Shuffles of the mixed batches."""
+    """Shuffles of the batches; dealt out over the seeds where a combination has several ligands."""
     batchnorm_images: int = 480
     """Unlabelled train images of each task that re-estimate BatchNorm statistics."""
 
@@ -171,8 +177,9 @@ class Experiment:
     """The n for which combinations of experts that start from different origins are added."""
     methods: tuple[str, ...] = METHODS
     """Method names, each with options as name:option=value,option=value."""
-    alignment: tuple[Literal["sup", "semi"], ...] = ("sup", "semi")
-    """The ligand's prediction term: cross-entropy, or entropy without labels."""
+    alignment: tuple[Objective, ...] = ("sup", "semi")
+    """The ligand's prediction term: cross-entropy with class labels, what `ligand.semi` says without, or the
+    cross-entropy of beta with the data set that an image is from."""
     protocol: Literal["standard", "paper"] = "standard"
     """Which splits: `standard`, or `paper`, the reference's, whose test images lie in the training split."""
     views: int = 1
@@ -181,6 +188,10 @@ class Experiment:
     """Published rows that the report shows beside these: the stem of a file in report/published."""
     seed: int = 0
     """Of experts, ligands, search and orders."""
+    seeds: tuple[int, ...] = ()
+    """In place of `seed`, several: of experts, ligands and methods together, each with rows of its own.
+    Combinations, images of val and of `sample`, the settings searched and the orders are the first one's for
+    all, so that rows are pairs."""
     task_seed: int = 0
     """Of the tasks' images and splits."""
     plugins: tuple[str, ...] = ()
@@ -191,6 +202,21 @@ class Experiment:
     search: Search = field(default_factory=Search)
     evaluation: Evaluation = field(default_factory=Evaluation)
     cluster: Cluster = field(default_factory=Cluster)
+
+    @property
+    def by_seed(self) -> "tuple[Experiment, ...]":
+        """One experiment for each of the seeds, which is its `seed`; what all share is still `drawn_by`."""
+        return tuple(replace(self, seed=seed) for seed in self.seeds or (self.seed,))
+
+    @property
+    def drawn_by(self) -> int:
+        """The seed of what is the same for all seeds: combinations, images, settings, orders."""
+        return self.seeds[0] if self.seeds else self.seed
+
+    @property
+    def ligand_seeds(self) -> tuple[int, ...]:
+        """Of the ligands beside the experts of `seed`."""
+        return self.ligand.seeds or (self.seed,)
 
 
 def _check_name(name: str) -> None:
@@ -225,6 +251,20 @@ def check_values(experiment: Experiment) -> None:
                 f"n {n} is larger than the number of tasks ({len(e.tasks)}: {', '.join(e.tasks)}); "
                 f"add tasks or use n of at most {len(e.tasks)}"
             )
+    for label, seeds in (("seeds", e.seeds), ("ligand.seeds", e.ligand.seeds)):
+        if len(set(seeds)) != len(seeds):
+            raise InputError(f"{label} names {next(s for s in seeds if seeds.count(s) > 1)} twice")
+        if negative := [seed for seed in seeds if seed < 0]:
+            raise InputError(f"{label} {negative[0]} must not be negative")
+    if e.seeds and e.seed not in (0, e.seeds[0]):
+        raise InputError(
+            f"seed {e.seed} beside seeds {e.seeds}: they are in its place; leave one of them out"
+        )
+    for objective in e.alignment:
+        if objective not in get_args(Objective):
+            raise unknown("objective in alignment:", str(objective), get_args(Objective))
+        if e.alignment.count(objective) > 1:
+            raise InputError(f"alignment names {objective!r} twice")
     if e.protocol == "standard" and e.views != 1:
         raise InputError(f"views {e.views} is of protocol paper alone: leave it out, or use --protocol paper")
     if extra := [n for n in e.mixed_origins if n not in e.n]:

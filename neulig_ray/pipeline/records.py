@@ -8,6 +8,7 @@ from neulig_ray.cluster.run_context import Failures
 from neulig_ray.experiment.combinations import Group, origin_of
 from neulig_ray.pipeline.plan import Plan
 from neulig_ray.results.schema import failed
+from neulig_ray.stages.ligand_options import Ligands
 from neulig_ray.stages.ligands import SEARCH_FILE, Cell
 from neulig_ray.stages.search import LIGAND_FILE
 from neulig_ray.storage.artifact import fingerprint
@@ -20,7 +21,7 @@ def expert_curves(
 ) -> list[records.ExpertCurve]:
     """Every expert's epochs, its accuracy on test, or why it failed."""
     rows = results[results["method"] == "expert"]
-    places = zip(rows["arch"], rows["origin"], rows["task"], strict=True)
+    places = zip(rows["arch"], rows["origin"], rows["task"], rows["expert_seed"], strict=True)
     accuracy = dict(zip(places, rows["merging_accuracy"].tolist(), strict=True))
     found = []
     for expert in plan.imported:
@@ -29,10 +30,10 @@ def expert_curves(
                 arch=expert.arch,
                 origin=expert.origin,
                 task=expert.task,
-                seed=plan.experiment.seed,
+                seed=plan.experiment.drawn_by,
                 fingerprint=expert.artifact.fingerprint,
                 epochs=[],
-                test_accuracy=accuracy.get((expert.arch, expert.origin, expert.task)),
+                test_accuracy=accuracy.get((expert.arch, expert.origin, expert.task, 0)),
             )
         )
     for job in plan.experts:
@@ -46,7 +47,7 @@ def expert_curves(
                 seed=job.seed,
                 fingerprint=job.artifact.fingerprint,
                 epochs=curve,
-                test_accuracy=accuracy.get((job.arch, origin_of(job.key), job.task)),
+                test_accuracy=accuracy.get((job.arch, origin_of(job.key), job.task, job.seed)),
                 status=failed(reason) if reason else records.OK,
             )
         )
@@ -56,13 +57,15 @@ def expert_curves(
 def trials(plan: Plan, storage: Storage) -> list[records.TrialRecord]:
     """Every trial of every finished search."""
     found = []
+    several = len(plan.models) > 1
     for cell in plan.cells:
         search = _search(cell, storage)
         for about in search.get("trials", ()):
             found.append(
                 records.TrialRecord(
                     **_place(cell.group),
-                    seed=plan.experiment.seed,
+                    seed=plan.experiment.drawn_by,
+                    expert_seed=cell.expert_seed if several else None,
                     alignment=cell.objective,
                     learning_rate=about["learning_rate"],
                     alignment_weight=about["alignment_weight"],
@@ -82,16 +85,21 @@ def cells(plan: Plan, storage: Storage) -> list[records.CellRecord]:
     found = []
     for group in plan.groups:
         own = [cell for cell in plan.cells if cell.group == group]
+        every: list[Ligands] = [*own, *(job for job in plan.variants if job.group == group)]
+        prefix = f"{group.arch}.{group.origin}.n{group.n}."
+        several = len(plan.models) > 1
         files = {
-            f"{cell.objective}.safetensors": storage.load(cell.artifact, LIGAND_FILE)
-            for cell in own
-            if storage.exists(cell.artifact)
+            f"{ligands.artifact.label.removeprefix(prefix)}"
+            f"{f'.seed{ligands.expert_seed}' if several else ''}.safetensors": storage.load(
+                ligands.artifact, LIGAND_FILE
+            )
+            for ligands in every
+            if storage.exists(ligands.artifact)
         }
         of: Any = [cell.artifact.fingerprint for cell in own] or group.combinations
+        seed = plan.experiment.drawn_by
         found.append(
-            records.CellRecord(
-                **_place(group), seed=plan.experiment.seed, fingerprint=fingerprint(of), ligand_files=files
-            )
+            records.CellRecord(**_place(group), seed=seed, fingerprint=fingerprint(of), ligand_files=files)
         )
     return found
 

@@ -72,7 +72,13 @@ def _provenance(plan: Plan, failures: Failures) -> dict[str, Any]:
         "fingerprint": fingerprint([evaluation.job.artifact.fingerprint for evaluation in plan.evaluations]),
         "configuration": dataclasses.asdict(e),
         "declared": declared(e),
-        "seeds": {"seed": e.seed, "task_seed": e.task_seed, "origins": list(e.origins)},
+        "seeds": {
+            "seed": e.drawn_by,
+            "experts": [own.seed for own in e.by_seed],
+            "ligands": {own.seed: list(own.ligand_seeds) for own in e.by_seed},
+            "task_seed": e.task_seed,
+            "origins": list(e.origins),
+        },
         "command": " ".join(map(_decoded, sys.argv)),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {

@@ -114,8 +114,22 @@ STAGES: Final = [
         "ligands",
         lambda plan: plan.cells,
         order="in the driver",
+    ),
+    Stage(
+        "variants",
+        lambda plan: plan.variants,
+        workers="trial",
         command="search",
         about="the pipeline up to the ligands",
+        module="ligand_variants",
+    ),
+    Stage(
+        "joint",
+        lambda plan: plan.joint,
+        workers="gpu",
+        flops=GPU_FLOPS,
+        finetunes=True,
+        order="longest first",
     ),
     Stage("statistics", lambda plan: plan.statistics, workers="evaluation", flops=GPU_FLOAT32_FLOPS),
     Stage(
@@ -128,7 +142,7 @@ STAGES: Final = [
     ),
     Stage(
         "evaluations",
-        lambda plan: [evaluation.job for evaluation in plan.evaluations],
+        lambda plan: list({e.job.artifact: e.job for e in plan.evaluations}.values()),
         workers="evaluation",
         flops=GPU_FLOAT32_FLOPS,
         order="longest first",

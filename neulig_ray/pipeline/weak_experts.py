@@ -23,13 +23,19 @@ def weak_experts(plan: Plan, storage: Storage) -> list[str]:
     """
     imported = {expert.artifact.fingerprint for expert in plan.imported}
     found = []
-    for arch, models in plan.models.items():
+    every = [(seed, arch, models) for seed, own in plan.models.items() for arch, models in own.items()]
+    looked: set[str] = set()
+    for seed, arch, models in every:
+        beside = f" (seed {seed})" if len(plan.models) > 1 else ""
         for key, reason in _weak(models, storage):
+            if models.experts[key].fingerprint in looked:  # an imported one stands beside every seed
+                continue
+            looked.add(models.experts[key].fingerprint)
             if models.experts[key].fingerprint in imported:
                 remedy = "look whether it is an expert of this task, arch and origin"
             else:
                 remedy = "look at its curve; finetune.epochs and finetune.learning_rate change it"
-            found.append(f"expert {arch}.{key} is {reason}: {remedy}")
+            found.append(f"expert {arch}.{key}{beside} is {reason}: {remedy}")
     return found
 
 

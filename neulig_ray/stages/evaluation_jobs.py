@@ -1,5 +1,6 @@
 """Jobs of evaluations: in a worker they read, measure, and hand back results rows."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from neulig_ray.errors import NotApplicable
 from neulig_ray.evaluation.baseline_rows import evaluate_ensemble, evaluate_reference
 from neulig_ray.evaluation.context import EvaluationContext
 from neulig_ray.evaluation.correct_images import correct_bytes, without_bits
+from neulig_ray.evaluation.forward import embed_with
 from neulig_ray.evaluation.ligand_rows import evaluate_gated, evaluate_selection
 from neulig_ray.evaluation.method_rows import method_rows
 from neulig_ray.evaluation.rows import Row
@@ -27,6 +29,7 @@ from neulig_ray.merging.declare.reference import ReferenceMethod
 from neulig_ray.models.archs import ARCHS
 from neulig_ray.models.work import forward_flops
 from neulig_ray.results.schema import skipped
+from neulig_ray.stages.joint import load_joint
 from neulig_ray.stages.ligand_inputs import kept_parameters, load_ligand, tower_parameters
 from neulig_ray.stages.merge_inputs import MergeReader
 from neulig_ray.stages.merged_models import Spent, read_model, read_model_betas, spent_on
@@ -81,8 +84,10 @@ class EvaluationJob(Job):
     def cost(self, sizes: Sizes) -> Cost:
         flops, data, settings = forward_flops(self.models.arch), self.models.data, self.settings
         if "granularity" in settings:
-            orders, limit = settings.get("order_seeds", 1), settings.get("sample_images")
+            orders, limit = len(settings.get("order_seeds", (0,))), settings.get("sample_images")
             return sum((sizes.passes(data[t], "test", orders * flops, limit) for t in self.tasks), Cost())
+        if self.measure is joint and not self.mixed:
+            return sum((sizes.passes(data[task], "test", flops) for task in self.tasks), Cost())
         if self.measure is not merge:
             return Cost()
         measured = measuring(sizes, self.spec, self.models, self.tasks, mixed=self.mixed)
@@ -113,6 +118,31 @@ def reference(
     return MeasuredRows([{**row, "parameters": tower_parameters(models.arch)}])
 
 
+def joint(
+    storage: Storage,
+    spec: MethodSpec,
+    models: ArchModels,
+    combination: Combination,
+    network: Artifact | None,
+    seed: int | None = None,
+) -> MeasuredRows:
+    """The network that was fine-tuned on all tasks; None where experts of several origins have none."""
+    if network is None:
+        origins = " and ".join(models.origins)
+        reason = f"it is fine-tuned from one origin, but the experts start from {origins}"
+        return MeasuredRows([{"task": task_of(key), "status": skipped(reason)} for key in combination])
+    method, arch, test = spec.require(ReferenceMethod), models.arch, _test(storage, models)
+    tower, state = load_bare_tower(arch), load_joint(storage, network, arch)
+    rows = []
+    for key in combination:
+        task = task_of(key)
+        seen = {(spec.name, task): embed_with(tower, state, test.images[task], ARCHS[arch]).numpy()}
+        data = dataclasses.replace(test.data, embeddings=seen)
+        row = evaluate_reference(method, spec.name, key, data, spec.options_with(seed))
+        rows.append({**row, "parameters": tower_parameters(arch)})
+    return MeasuredRows(rows)
+
+
 def ensemble(
     storage: Storage,
     spec: MethodSpec,
@@ -135,12 +165,16 @@ def merge(
     batch_size: int,
     seed: int,
     val_images: int = 0,
+    drawn_by: int | None = None,
     statistics: Sequence[Artifact] = (),
     model: Artifact | None = None,
 ) -> MeasuredRows:
-    """Whatever a method makes of the experts' parameters, here or, where it takes long, as `model`."""
+    """Whatever a method makes of the experts' parameters, here or, where it takes long, as `model`.
+
+    `drawn_by`: the seed of the images that are chosen, where it is another than the method's.
+    """
     method = spec.require(MergingMethod)
-    reader = MergeReader(storage, models, combination, batchnorm_images, val_images, seed)
+    reader = MergeReader(storage, models, combination, batchnorm_images, val_images, seed, drawn_by)
     made, spent, skips = None, Spent(), ""
     stored = read_model(storage, model) if model else None
     if model and stored and stored.kept:
@@ -167,13 +201,14 @@ def selection(
     models: ArchModels,
     combination: Combination,
     ligand: Artifact,
+    ligand_seed: int,
     seed: int | None = None,
 ) -> MeasuredRows:
     """A gated method that chooses one expert for each image."""
     portland, about = load_ligand(storage, ligand)
-    member, test = portland.combinations.index(combination), _test(storage, models).data
+    member, test = portland.member(combination, ligand_seed), _test(storage, models).data
     rows = evaluate_selection(spec.require(GatedMethod), portland, member, test, spec.options_with(seed))
-    kept = kept_parameters(portland, models.arch, "sample")
+    kept = kept_parameters(portland.select(member), models.arch, "sample")
     return MeasuredRows([{**row, **about, "parameters": kept} for row in rows])
 
 
@@ -183,6 +218,7 @@ def gated(
     models: ArchModels,
     combination: Combination,
     ligand: Artifact,
+    ligand_seed: int,
     granularity: str,
     seed: int,
     model: Artifact | None = None,
@@ -190,9 +226,10 @@ def gated(
 ) -> MeasuredRows:
     """A gated method at one granularity: the weights that it makes of a ligand's beta.
 
-    `model`: what they merge, where that was made before.
+    `seed`: of the images that are chosen. `model`: what they merge, where that was made before.
     """
     portland, about = load_ligand(storage, ligand)
+    member = portland.member(combination, ligand_seed)
     test, arch = _test(storage, models), models.arch
     context = EvaluationContext(
         combination,
@@ -205,16 +242,16 @@ def gated(
     rows = evaluate_gated(
         spec.require(GatedMethod),
         portland,
-        portland.combinations.index(combination),
+        member,
         context,
         read_split(storage, models, "val", combination, images=False).data,
         granularities=[granularity],
-        options=spec.options_with(seed),
+        options=spec.options_with(ligand_seed),
         made=read_model_betas(storage, model) if model else None,
         seed=seed,
         **settings,
     )
-    kept = kept_parameters(portland, arch, granularity)
+    kept = kept_parameters(portland.select(member), arch, granularity)
     spent = spent_on(storage, model) if model else Spent()
     return MeasuredRows([{**row, **about, "parameters": kept} for row in rows], spent=spent)
 

@@ -1,7 +1,8 @@
 """Stage `evaluations`: every method on the test split, a job for each piece that can be measured alone."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from neulig_ray.experiment.catalog import ArchModels
 from neulig_ray.experiment.combinations import Group, origin_of
 from neulig_ray.experiment.config import Experiment
 from neulig_ray.experiment.method_spec import MethodSpec
-from neulig_ray.ligand.data import Combination, task_of
+from neulig_ray.ligand.data import Combination, combination_key, task_of
 from neulig_ray.merging.declare.ensemble import EnsembleMethod
 from neulig_ray.merging.declare.gated import GatedMethod
 from neulig_ray.merging.declare.measured import MeasuredMethod
@@ -21,7 +22,8 @@ from neulig_ray.merging.declare.method import MergingMethod
 from neulig_ray.merging.declare.reference import ReferenceMethod
 from neulig_ray.results.schema import failed
 from neulig_ray.stages import evaluation_jobs
-from neulig_ray.stages.ligands import Cell
+from neulig_ray.stages.joint import JointJob, joint_job
+from neulig_ray.stages.ligand_options import Ligands, label, serves, without_gate
 from neulig_ray.stages.merged_models import VERSION as MODEL_VERSION
 from neulig_ray.stages.merged_models import LigandModelsJob, MethodModelsJob, ModelJob
 from neulig_ray.stages.statistics import StatisticsJob, statistics_job
@@ -41,30 +43,40 @@ class PlannedEvaluation:
 
 
 class Evaluations(NamedTuple):
-    """What an experiment measures. `statistics`: of experts; `models`: merged ones, made apart."""
+    """What an experiment measures. `statistics`: of experts; `models`: merged ones, made apart; `joint`:
+    networks that are fine-tuned on all tasks of a combination.
+    """
 
     evaluations: list[PlannedEvaluation]
     statistics: list[StatisticsJob]
     models: list[ModelJob]
+    joint: list[JointJob]
 
 
 def plan_evaluations(
     experiment: Experiment,
     methods: Sequence[MethodSpec],
     groups: Sequence[Group],
-    cells: Sequence[Cell],
+    ligands: Sequence[Ligands],
     models: Mapping[str, ArchModels],
+    imported: Collection[tuple[str, str]] = (),
 ) -> Evaluations:
-    """All evaluations of an experiment, and the jobs whose artifacts some of them read."""
-    planner = _Planner(experiment, models)
+    """All evaluations of an experiment with one seed, and the jobs whose artifacts some of them read.
+
+    `ligands`: those beside its experts. `imported`: (arch, collaborator) of experts that no seed made.
+    """
+    planner = _Planner(experiment, models, imported)
     planned: list[PlannedEvaluation] = []
     for spec in methods:
         match spec.method:
+            case ReferenceMethod(of="joint"):
+                planned += [planner.joint(spec, group, c) for group in groups for c in group.combinations]
             case ReferenceMethod() as method:
                 singles = ((arch, key) for arch, known in models.items() for key in known.experts)
                 planned += [planner.reference(spec, method, arch, key) for arch, key in singles]
             case GatedMethod() as method:
-                planned += [e for cell in cells for e in planner.gated(spec, method, cell)]
+                mine = [own for own in ligands if serves(own, spec, experiment.alignment)]
+                planned += [e for own in mine for e in planner.gated(without_gate(spec), method, own)]
             case EnsembleMethod():
                 planned += [planner.ensemble(spec, group, c) for group in groups for c in group.combinations]
             case MergingMethod() as method:
@@ -73,15 +85,24 @@ def plan_evaluations(
                 ]
             case other:
                 raise TypeError(f"{other.name}: nothing says how a {type(other).__name__} is measured")
-    return Evaluations(planned, list(planner.measuring.values()), planner.models)
+    trainings = list(planner.trainings.values())
+    return Evaluations(planned, list(planner.measuring.values()), planner.models, trainings)
 
 
 class _Planner:
-    def __init__(self, experiment: Experiment, models: Mapping[str, ArchModels]) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        models: Mapping[str, ArchModels],
+        imported: Collection[tuple[str, str]],
+    ) -> None:
         self._e = experiment
-        self._models = models
+        self._looking = models
+        self._models = {arch: known.without_blocks() for arch, known in models.items()}
+        self._imported = imported
         self.measuring: dict[str, StatisticsJob] = {}  # fingerprint -> job
         self.models: list[ModelJob] = []
+        self.trainings: dict[str, JointJob] = {}  # fingerprint -> job
 
     def reference(self, spec: MethodSpec, method: ReferenceMethod, arch: str, key: str) -> PlannedEvaluation:
         origin, task = origin_of(key), task_of(key)
@@ -96,10 +117,35 @@ class _Planner:
             "n": 0 if of_origin else 1,
             "collaborators": "" if of_origin else task,
             "granularity": "global",
+            "expert_seed": self._e.drawn_by
+            if of_origin
+            else 0
+            if (arch, key) in self._imported
+            else self._e.seed,
         }
         settings = {"key": key, **self._seed(spec)}
         return self._evaluation(
             spec, arch, key, common, (task,), evaluation_jobs.reference, known, inputs, settings
+        )
+
+    def joint(self, spec: MethodSpec, group: Group, combination: Combination) -> PlannedEvaluation:
+        """Of a combination of one origin; for others the evaluation says that there is no such network."""
+        known = dataclasses.replace(self._models[group.arch].restricted(combination), embeddings={})
+        network = None
+        if len(known.origins) == 1:
+            job = joint_job(self._e, known, combination)
+            network = self.trainings.setdefault(job.artifact.fingerprint, job).artifact
+        return self._evaluation(
+            spec,
+            group.arch,
+            combination_key(combination),
+            {**self._combined(group, combination), "granularity": "global"},
+            _tasks(combination),
+            evaluation_jobs.joint,
+            known,
+            (*known.heads.values(), *((network,) if network else ())),
+            {"combination": combination, **self._seed(spec)},
+            network=network,
         )
 
     def ensemble(self, spec: MethodSpec, group: Group, combination: Combination) -> PlannedEvaluation:
@@ -130,6 +176,8 @@ class _Planner:
         }
         if spec.grid or method.looks_at_images:
             settings["val_images"] = e.search.val_images
+        drawn = {"drawn_by": e.drawn_by} if e.drawn_by != e.seed else {}
+        settings |= drawn
         measured = isinstance(method, MeasuredMethod)
         statistics = tuple(self.statistics(spec, group.arch, key).artifact for key in combination if measured)
         evaluation = self._evaluation(
@@ -156,6 +204,7 @@ class _Planner:
             val_images=settings.get("val_images", 0),
             statistics=statistics,
             mixed=evaluation.job.mixed,
+            **drawn,
         )
 
     def _made_before(
@@ -175,59 +224,73 @@ class _Planner:
         job = statistics_job(self._e, spec, self._models[arch], key)
         return self.measuring.setdefault(job.artifact.fingerprint, job)
 
-    def gated(self, spec: MethodSpec, method: GatedMethod, cell: Cell) -> list[PlannedEvaluation]:
-        e, arch = self._e.evaluation, cell.group.arch
-        planned = []
-        for combination in cell.group.combinations:
-            known = self._models[arch].restricted(combination)
-            inputs = (cell.artifact, *known.inputs())
-            base = {**self._combined(cell.group, combination), "alignment": cell.objective}
-            settings = {"combination": combination, "ligand": cell.artifact, **self._seed(spec)}
-            label = f"{cell.objective}.{','.join(combination)}"
-            if method.selects:
-                common = {**base, "granularity": "sample"}
-                planned.append(
-                    self._evaluation(
-                        spec,
-                        arch,
-                        label,
-                        common,
-                        _tasks(combination),
-                        evaluation_jobs.selection,
-                        known,
-                        inputs,
-                        settings,
-                    )
-                )
-                continue
-            for granularity in e.granularities:
-                options = {"granularity": granularity, "seed": self._e.seed}
-                options |= {name: getattr(e, name) for name in RULES[granularity].settings if name != "seed"}
-                common = {**base, "granularity": granularity}
-                rule = RULES[granularity]
-                evaluation = self._evaluation(
-                    spec,
-                    arch,
-                    f"{label}.{granularity}",
-                    common,
-                    _tasks(combination),
-                    evaluation_jobs.gated,
-                    known,
-                    inputs,
-                    {**settings, **options},
-                    rule.identity,
-                )
-                if rule.models is not None:
-                    evaluation = self._made_before(
-                        evaluation,
-                        LigandModelsJob,
-                        combination,
-                        ligand=cell.artifact,
-                        granularity=granularity,
-                        **self._seed(spec),
-                    )
-                planned.append(evaluation)
-        return planned
+    def gated(self, spec: MethodSpec, method: GatedMethod, ligands: Ligands) -> list[PlannedEvaluation]:
+        pairs = [(c, seed) for c in ligands.group.combinations for seed in ligands.seeds]
+        if method.selects:
+            return [self._selection(spec, ligands, *pair) for pair in pairs]
+        every = itertools.product(pairs, self._e.evaluation.granularities)
+        return [self._served(spec, ligands, *pair, granularity) for pair, granularity in every]
+
+    def _selection(
+        self, spec: MethodSpec, ligands: Ligands, combination: Combination, seed: int
+    ) -> PlannedEvaluation:
+        known, common, settings, name = self._weighed(spec, ligands, combination, seed)
+        return self._evaluation(
+            spec,
+            ligands.group.arch,
+            name,
+            {**common, "granularity": "sample"},
+            _tasks(combination),
+            evaluation_jobs.selection,
+            known,
+            (ligands.artifact, *known.inputs(), *known.blocks.values()),
+            {**settings, **({"seed": seed} if "seed" in spec.method.options else {})},
+        )
+
+    def _served(
+        self, spec: MethodSpec, ligands: Ligands, combination: Combination, seed: int, granularity: str
+    ) -> PlannedEvaluation:
+        """What the ligand of one seed merges at one granularity."""
+        e, rule = self._e, RULES[granularity]
+        known, common, settings, name = self._weighed(spec, ligands, combination, seed)
+        given = {
+            "sample_images": e.evaluation.sample_images,
+            "batch_size": e.evaluation.batch_size,
+            "order_seeds": orders_of(seed, e.ligand.seeds or e.seeds or (e.seed,), e.evaluation.order_seeds),
+        }
+        options = {name: given[name] for name in rule.settings if name in given}
+        evaluation = self._evaluation(
+            spec,
+            ligands.group.arch,
+            f"{name}.{granularity}",
+            {**common, "granularity": granularity},
+            _tasks(combination),
+            evaluation_jobs.gated,
+            known,
+            (ligands.artifact, *known.inputs(), *known.blocks.values()),
+            {**settings, "granularity": granularity, "seed": e.drawn_by, **options},
+            rule.identity,
+        )
+        if rule.models is None:
+            return evaluation
+        more = {"ligand": ligands.artifact, "granularity": granularity, "seed": seed}
+        return self._made_before(evaluation, LigandModelsJob, combination, **more)
+
+    def _weighed(
+        self, spec: MethodSpec, ligands: Ligands, combination: Combination, seed: int
+    ) -> tuple[ArchModels, dict[str, Any], dict[str, Any], str]:
+        """Models, columns, settings and label of what the ligand of one seed weighs."""
+        models = self._looking if ligands.gate.sees == "origin-blocks" else self._models
+        known = models[ligands.group.arch].restricted(combination)
+        common = {
+            **self._combined(ligands.group, combination),
+            "alignment": ligands.objective,
+            "seed": seed,
+            "options": {**dict(spec.options), **ligands.gate.identity},
+        }
+        settings = {"combination": combination, "ligand": ligands.artifact, "ligand_seed": seed}
+        several = f".ligand{seed}" if len(ligands.seeds) > 1 else ""
+        return known, common, settings, f"{label(ligands)}.{','.join(combination)}{several}"
 
     def _seed(self, spec: MethodSpec) -> dict[str, int]:
         """The experiment's seed, where the method has an option of that name."""
@@ -239,8 +302,14 @@ class _Planner:
         return {
             "origin": origins[0] if same else ",".join(origins),
             "n": group.n,
+            "expert_seed": self._e.seed if self._made(group) else 0,
             "collaborators": ",".join(map(task_of, combination) if same else combination),
         }
+
+    def _made(self, group: Group) -> bool:
+        """Whether the seed has a part in any of a group's experts: imported ones are the same for all."""
+        keys = {key for combination in group.combinations for key in combination}
+        return any((group.arch, key) not in self._imported for key in keys)
 
     def _evaluation(
         self,
@@ -290,6 +359,12 @@ class _Planner:
             mixed="," in common["origin"],
         )
         return PlannedEvaluation(job, shared, tasks)
+
+
+def orders_of(seed: int, seeds: Sequence[int], orders: int) -> tuple[int, ...]:
+    """The shuffles that a ligand is measured in: `orders` in all, dealt out over the seeds of its cell."""
+    place = seeds.index(seed)
+    return tuple(order for order in range(orders) if order % len(seeds) == place) or (place % orders,)
 
 
 def _tasks(combination: Combination) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import functools
 
 from neulig_ray.ligand.files import read_ligand
+from neulig_ray.ligand.gate import EXPERTS
 from neulig_ray.ligand.portland import Portland
 from neulig_ray.results.granularities import granularity_of
 from neulig_ray.stages.read_inputs import load_bare_tower
@@ -24,9 +25,11 @@ def tower_parameters(arch: str) -> int:
     return sum(p.numel() for p in load_bare_tower(arch).parameters())
 
 
-def kept_parameters(portland: Portland, arch: str, granularity: str) -> int:
-    """Numbers kept at inference: one static model, or every expert and one combination's gate."""
+def kept_parameters(single: Portland, arch: str, granularity: str) -> int:
+    """Numbers kept at inference: one static model, or every expert, the gate, and what it looks through."""
     if granularity_of(granularity).static:
         return tower_parameters(arch)
-    gate = portland.weight[0].numel() + portland.bias[0].numel()
-    return portland.n * tower_parameters(arch) + gate
+    gate = sum(tensor.numel() for tensor in single.state().values())
+    sources = single.gate.sources(single.combinations[0])
+    looks = 0 if single.gate.sees == EXPERTS.sees else len(sources)  # towers of origins, beside the experts'
+    return (single.n + looks) * tower_parameters(arch) + gate

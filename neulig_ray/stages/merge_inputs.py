@@ -60,7 +60,11 @@ class ReadOnDemand(Mapping[str, V]):
 
 @dataclass(frozen=True)
 class MergeReader:
-    """Reads what concerns one combination. `val_images`: most val images of a task that choices use."""
+    """Reads what concerns one combination.
+
+    `val_images`: most val images of a task that choices use. `drawn_by`: the seed of the images that are
+    chosen; None: the method's.
+    """
 
     storage: Storage
     models: ArchModels
@@ -68,6 +72,11 @@ class MergeReader:
     batchnorm_images: int
     val_images: int
     seed: int
+    drawn_by: int | None = None
+
+    @property
+    def image_seed(self) -> int:
+        return self.seed if self.drawn_by is None else self.drawn_by
 
     @functools.cached_property
     def stack(self) -> ExpertStack:
@@ -123,7 +132,7 @@ class MergeReader:
             unlabelled=self.unlabelled(),
             tuning=self.tuning(spec),
             batch_size=batch_size,
-            seed=self.seed,
+            seed=self.image_seed,
         )
 
     def context(self, split: str) -> EvaluationContext:
@@ -147,7 +156,7 @@ class MergeReader:
         found: dict[str, np.ndarray] = {}
         for task, data in self.models.data.items() if self.stack.has_batchnorm else ():
             images = load_split(self.storage, data, "train").images
-            found[task] = images[choose(len(images), self.batchnorm_images, self.seed, task).numpy()]
+            found[task] = images[choose(len(images), self.batchnorm_images, self.image_seed, task).numpy()]
         return found
 
     def _base(self, origin: str) -> State:
@@ -159,6 +168,6 @@ class MergeReader:
         found = {}
         for key in self.combination:
             task = task_of(key)
-            rows = choose(len(self.val.images[task]), self.val_images, self.seed, task)
+            rows = choose(len(self.val.images[task]), self.val_images, self.image_seed, task)
             found[key] = accuracy(self.val.logits(state, task, rows), self.val.labels(task, rows))
         return found

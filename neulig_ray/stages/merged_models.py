@@ -102,6 +102,7 @@ class MethodModelsJob(ModelJob):
     val_images: int
     statistics: tuple[Artifact, ...] = ()
     mixed: bool = False
+    drawn_by: int | None = None
 
     def cost(self, sizes: Sizes) -> Cost:
         settings = {"val_images": self.val_images, "batchnorm_images": self.batchnorm_images}
@@ -115,7 +116,13 @@ class MethodModelsJob(ModelJob):
     def files(self, storage: Storage) -> Iterator[tuple[str, bytes]]:
         method = self.spec.require(MergingMethod)
         reader = MergeReader(
-            storage, self.models, self.combination, self.batchnorm_images, self.val_images, self.seed
+            storage,
+            self.models,
+            self.combination,
+            self.batchnorm_images,
+            self.val_images,
+            self.seed,
+            self.drawn_by,
         )
         try:
             reader.check(method)  # first: a method that is not defined here reads no model
@@ -147,7 +154,7 @@ class LigandModelsJob(ModelJob):
 
     ligand: Artifact
     granularity: str
-    seed: int | None = None
+    seed: int
 
     @property
     def needs(self) -> Needs:
@@ -156,12 +163,12 @@ class LigandModelsJob(ModelJob):
     def files(self, storage: Storage) -> Iterator[tuple[str, bytes]]:
         portland, _ = load_ligand(storage, self.ligand)
         val = read_split(storage, self.models, "val", self.combination, images=False).data
-        member = portland.combinations.index(self.combination)
+        member = portland.member(self.combination, self.seed)
         method = self.spec.require(GatedMethod)
         weights = task_weights(method, portland, member, val, self.spec.options_with(self.seed))
         rule = RULES[self.granularity].models
         assert rule is not None, f"the images under test decide about the models of {self.granularity}"
-        kept = kept_parameters(portland, self.models.arch, self.granularity)
+        kept = kept_parameters(portland.select(member), self.models.arch, self.granularity)
         names = load_bare_tower(self.models.arch).state_dict()
         buffers = "average" if any(map(is_batchnorm_statistic, names)) else ""
         served = (

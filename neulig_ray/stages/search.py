@@ -1,7 +1,7 @@
 """Stage `search`: Ray Tune trains the ligands of every cell with every setting of its search.
 
-A cell is (arch, origin, n, sup or semi); a trial trains the ligands of all its combinations, stacked, with
-one setting. All missing trials of all cells are one Tune run, so that its actors are started once.
+A cell is (arch, origin, n, objective); a trial trains the ligands of all its combinations and seeds, stacked,
+with one setting. All missing trials of all cells are one Tune run, so that its actors are started once.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -28,7 +28,9 @@ from neulig_ray.experiment.config import Experiment
 from neulig_ray.experiment.search_space import Setting, settings
 from neulig_ray.ligand.data import task_of
 from neulig_ray.ligand.files import ligand_bytes
-from neulig_ray.ligand.loss import Objective
+from neulig_ray.ligand.gate import EXPERTS, GateSpec
+from neulig_ray.ligand.portland import Portland
+from neulig_ray.ligand.recipe import Objective
 from neulig_ray.ligand.training import train_ligands
 from neulig_ray.ligand.weighted_offset import Offsets
 from neulig_ray.merging.parameters import ExpertStack
@@ -39,13 +41,13 @@ from neulig_ray.storage.artifact import Artifact, fingerprint
 from neulig_ray.storage.scratch import Scratch, scratch
 from neulig_ray.storage.storage import Storage
 
-VERSION = 1
+VERSION = 2
 LIGAND_FILE = "ligand.safetensors"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting of one cell.
+    """One setting of one cell, of the experts of one seed: a ligand for each combination and ligand seed.
 
     `cell`: the ligands that will be chosen of this trial and its siblings. Where they are, none is made.
     """
@@ -69,38 +71,51 @@ class Trial:
                 total += sizes.passes(self.models.data[task_of(key)], "val", flops, limit)
             width = len(combination) * ARCHS[self.arch].config["embed_dim"]
             total += Cost(bytes=4 * (width + 1) * len(combination))
-        return total
+        seeds = len(self.experiment.ligand_seeds)
+        return Cost(seeds * total.flops, seeds * total.bytes, total.unknown)
 
 
-def plan_trials(
+def cell_label(group: Group, kind: str) -> str:
+    """How the ligands of a cell are called, whatever their seeds; `kind`: their objective."""
+    return f"{group.arch}.{group.origin}.n{group.n}.{kind}"
+
+
+def trial_artifacts(
     experiment: Experiment, group: Group, objective: Objective, models: ArchModels
-) -> tuple[Trial, ...]:
-    """A trial for each setting of a cell's search."""
+) -> dict[Setting, Artifact]:
+    """The trials of a cell whose experts are those of the experiment's `seed`, by their setting."""
     inputs = models.restricted(collaborators(group.combinations)).inputs()
-    label = f"{group.arch}.{group.origin}.n{group.n}.{objective}"
     common = {
         "models": [artifact.fingerprint for artifact in inputs],
         "combinations": group.combinations,
         "alignment": objective,
-        "ligand": experiment.ligand.identity(experiment.protocol),
-        "seed": experiment.seed,
+        "ligand": experiment.ligand.identity(experiment.protocol, objective),
+        "seeds": experiment.ligand_seeds,
         "protocol": experiment.protocol,
         "val_images": experiment.search.val_images,
+        "drawn_by": experiment.drawn_by,
         "threads": threads(experiment.cluster.trial_cpus),
     }
-    artifacts = {
-        Artifact.of(
+    label = cell_label(group, objective)
+    return {
+        setting: Artifact.of(
             "trial",
             f"{label}.lr{setting.learning_rate:g}.alpha{setting.alignment_weight:g}",
             VERSION,
             {**common, "setting": dataclasses.asdict(setting)},
-        ): setting
-        for setting in settings(experiment.search, experiment.seed)
+        )
+        for setting in settings(experiment.search, experiment.drawn_by)
     }
-    cell = Artifact.of("ligand", label, VERSION, {"trials": [a.fingerprint for a in artifacts]})
+
+
+def plan_trials(
+    experiment: Experiment, group: Group, objective: Objective, models: ArchModels, cell: Artifact
+) -> tuple[Trial, ...]:
+    """A trial for each setting of a cell's search."""
+    inputs = models.restricted(collaborators(group.combinations)).inputs()
     return tuple(
         Trial(artifact, group.arch, group.combinations, objective, setting, experiment, inputs, models, cell)
-        for artifact, setting in artifacts.items()
+        for setting, artifact in trial_artifacts(experiment, group, objective, models).items()
     )
 
 
@@ -137,18 +152,7 @@ def train_trial(
     }
     files = {}
     try:
-        portland = train_ligands(
-            trial.combinations,
-            train.data,
-            torch.stack([offsets.form(c, e.ligand.alignment_form) for c in trial.combinations]),
-            objective=trial.objective,
-            learning_rate=trial.setting.learning_rate,
-            alignment_weight=trial.setting.alignment_weight,
-            epochs=e.ligand.epochs,
-            batch_size=e.ligand.batch_size,
-            recipe=e.ligand.recipe(e.protocol),
-            seed=e.seed,
-        )
+        portland = trained(trial, trial.setting, train, offsets, EXPERTS)
         reached = task_accuracies(
             portland,
             stack=stack,
@@ -157,7 +161,7 @@ def train_trial(
             val=val.data,
             images=val.images,
             limit=e.search.val_images,
-            seed=e.seed,
+            seed=e.drawn_by,
         )
         about["val_merging"] = fmean(row["merging_accuracy"] for row in reached)
         about["val_ensembling"] = fmean(row["ensembling_accuracy"] for row in reached)
@@ -166,6 +170,36 @@ def train_trial(
         about["status"] = f"failed: {error}"
     about["seconds"] = time.perf_counter() - started
     return files, about
+
+
+class Stacked(Protocol):
+    """What ligands are trained for, side by side."""
+
+    @property
+    def combinations(self) -> tuple[tuple[str, ...], ...]: ...
+    @property
+    def objective(self) -> Objective: ...
+    @property
+    def experiment(self) -> Experiment: ...
+
+
+def trained(job: Stacked, setting: Setting, train: SharedSplit, offsets: Offsets, gate: GateSpec) -> Portland:
+    """The ligands of a job with one setting: for every seed one of each combination."""
+    e = job.experiment
+    every = [(combination, seed) for seed in e.ligand_seeds for combination in job.combinations]
+    return train_ligands(
+        [combination for combination, _ in every],
+        train.data,
+        torch.stack([offsets.form(c, e.ligand.alignment_form) for c, _ in every]),
+        objective=job.objective,
+        learning_rate=setting.learning_rate,
+        alignment_weight=setting.alignment_weight,
+        epochs=e.ligand.epochs,
+        batch_size=e.ligand.batch_size,
+        recipe=e.ligand.recipe(e.protocol),
+        gate=gate,
+        seed=[seed for _, seed in every],
+    )
 
 
 def _tune(
@@ -183,8 +217,10 @@ def _tune(
     from ray import tune
 
     by_name = {trial.artifact.fingerprint: trial for trial in trials}
-    archs = {trial.arch for trial in trials}
-    shared = {arch: ray.put(gather([t for t in trials if t.arch == arch], storage)) for arch in archs}
+    shared = {
+        place: ray.put(gather([t for t in trials if _place(t) == place], storage))
+        for place in dict.fromkeys(map(_place, trials))
+    }
     trainable = tune.with_resources(
         tune.with_parameters(
             _trial, trials=by_name, shared=shared, storage=storage, threads=resources.threads
@@ -242,8 +278,13 @@ def _following(trials: list[Trial], storage: Storage, stage: StageProgress) -> I
         look()
 
 
+def _place(trial: Trial) -> str:
+    """Whose experts a trial is of."""
+    return f"{trial.arch}/{trial.experiment.seed}"
+
+
 def gather(trials: Sequence[Trial], storage: Storage) -> dict[str, Any]:
-    """What all trials of one arch share, as numpy arrays: Ray hands these out without copying them."""
+    """What the trials of one arch and expert seed share, as arrays: Ray hands these out without copies."""
     models = trials[0].models
     keys = collaborators(c for trial in trials for c in trial.combinations)
     stack = read_stack(storage, models, keys)
@@ -269,7 +310,7 @@ def _trial(
     use_processor(threads)
     trial = trials[config["trial"]]
     if not storage.exists(trial.artifact):
-        data = ray.get(shared[trial.arch])
+        data = ray.get(shared[_place(trial)])
         stack = ExpertStack.from_arrays(data["stack"])
         files, about = train_trial(trial, data["train"], data["val"], data["offsets"], stack)
         storage.commit(trial.artifact, files, about)

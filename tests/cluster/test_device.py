@@ -64,7 +64,7 @@ def test_a_ligands_rows_are_those_of_the_cpu(mixed_on: str) -> None:
 
     def rows(stack: ExpertStack, tower: nn.Module) -> list[dict[str, Any]]:
         known = {"arch": ARCH, "val": VAL, "test": TEST, "images": IMAGES, "granularities": GRANULARITIES}
-        given = {"sample_images": 3, "batch_size": 32, "order_seeds": 1}
+        given = {"sample_images": 3, "batch_size": 32, "order_seeds": (0,)}
         return gated_rows(portland, 0, stack=stack, tower=tower, **known, **given)
 
     expected = rows(STACK, SmallTower())

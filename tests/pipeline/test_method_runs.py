@@ -41,6 +41,7 @@ KINDS = {
     "routed": "tall-mask",
     "refused": "wemoe",
     "ensemble": "ensemble-embedding",
+    "joint": "joint",
 }
 VAL_IMAGES = 40
 COMMAND = [
@@ -82,6 +83,7 @@ def test_every_kind_has_its_rows(rows: pd.DataFrame) -> None:
         "tall-mask": of_static_models,
         "wemoe": {"": 2},
         "ensemble-embedding": {"": 2},
+        "joint": {"": 2},
     }
     measured = rows[rows.method != "wemoe"]
     assert set(measured["status"]) == {"ok"}
@@ -92,6 +94,22 @@ def test_every_kind_has_its_rows(rows: pd.DataFrame) -> None:
     assert np.allclose(linear["gap"], linear["ensembling_accuracy"] - linear["merging_accuracy"])
     others = merged[merged.method != "task-arithmetic"]
     assert others[["ensembling_accuracy", "gap"]].isna().all(axis=None)
+
+
+def test_one_network_is_fine_tuned_on_both_tasks(
+    storage: Path, rows: pd.DataFrame, about: dict[str, Any]
+) -> None:
+    (folder,) = (storage / "artifacts/joint").iterdir()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["label"] == f"tiny-rn.{','.join(PAIR)}"
+    assert manifest["fingerprint"] in about["artifacts"]
+    assert [point["epoch"] for point in manifest["info"]["curve"]] == [1, 2], "as its experts"
+    found = rows[rows.method == "joint"].set_index("task")
+    state = {name: torch.from_numpy(value) for name, value in load_file(folder / "joint.safetensors").items()}
+    expected = accuracies(storage, state, "test", None)
+    assert found["merging_accuracy"].to_dict() == pytest.approx(expected, abs=0.3)
+    assert set(found["granularity"]) == {"global"}
+    assert set(found["n"]) == {2}
 
 
 def test_a_method_that_does_not_exist_for_the_arch_is_left_out_and_says_why(rows: pd.DataFrame) -> None:
@@ -123,7 +141,7 @@ def accuracies(
 
 
 def known() -> ArchModels:
-    return make_plan(load(SMALLEST)[0]).models["tiny-rn"]
+    return make_plan(load(SMALLEST)[0]).models[0]["tiny-rn"]
 
 
 def with_scaling(storage: Path, scaling: float) -> dict[str, torch.Tensor]:

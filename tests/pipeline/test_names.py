@@ -38,9 +38,13 @@ def experiments_in(folder: Path) -> dict[str, Experiment]:
 
 
 def names(experiment: Experiment) -> dict[str, list[str]]:
-    """Stage -> "path fingerprint" of each of its artifacts, sorted; fused origins count as origins."""
+    """Stage -> "path fingerprint" of each of its artifacts, sorted.
+
+    Fused origins count as origins, networks of several tasks as experts.
+    """
     stages = make_plan(experiment).artifacts()
     stages["origins"] += stages.pop("fused")
+    stages["experts"] += stages.pop("joint")
     return {
         stage: sorted(f"{artifact.path} {artifact.fingerprint}" for artifact in found)
         for stage, found in stages.items()
@@ -61,9 +65,13 @@ def digest(names: dict[str, list[str]]) -> str:
     return found
 
 
-def planned_by_0_1(experiment: Experiment) -> dict[str, list[str]]:
-    """`names` without the stages that 0.1 had not."""
-    return {stage: found for stage, found in names(experiment).items() if stage != "models"}
+def kept_since_0_1(experiment: Experiment) -> dict[str, list[str]]:
+    """`names` without ligands, whose training is another, and without stages that 0.1 had not."""
+    others = {"search", "ligands", "variants", "models"}
+    found = {stage: each for stage, each in names(experiment).items() if stage not in others}
+    gated = ("artifacts/evaluation/ligand.", "artifacts/evaluation/hard-routing.")
+    found["evaluations"] = [name for name in found["evaluations"] if not name.startswith(gated)]
+    return found
 
 
 def pinned() -> dict[str, dict[str, object]]:
@@ -75,7 +83,7 @@ def now() -> dict[str, dict[str, object]]:
     return {
         "digests": {name: digests(each) for name, each in found.items()},
         IN_FULL: found[IN_FULL],
-        "of 0.1": {name: digest(planned_by_0_1(each)) for name, each in experiments_in(OF_0_1).items()},
+        "of 0.1": {name: digest(kept_since_0_1(each)) for name, each in experiments_in(OF_0_1).items()},
     }
 
 
@@ -94,7 +102,7 @@ def test_the_experiments_of_0_1_load_as_they_are() -> None:
 
 @pytest.mark.parametrize("name", experiments_in(OF_0_1))
 def test_the_experiments_of_0_1_plan_what_they_did(name: str) -> None:
-    assert digest(planned_by_0_1(experiments_in(OF_0_1)[name])) == pinned()["of 0.1"][name]
+    assert digest(kept_since_0_1(experiments_in(OF_0_1)[name])) == pinned()["of 0.1"][name]
 
 
 def test_a_file_of_0_1_runs_by_itself(
@@ -121,15 +129,17 @@ def test_a_changed_setting_is_another_digest() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"input": "standardised"}, {"input": "normalised"}, {"rate": "cosine"}, {"average": 0.25}],
+    [{"input": "raw"}, {"input": "normalised"}, {"rate": "cosine"}, {"average": 0.0}, {"semi": "entropy"}],
     ids=str,
 )
-def test_a_recipe_of_the_ligand_is_in_its_name_where_it_is_not_the_papers(changes: dict[str, Any]) -> None:
+def test_a_recipe_of_the_ligand_is_in_its_name(changes: dict[str, Any]) -> None:
     base = experiments_in(SHIPPED)["smallest"]
-    paper = dataclasses.replace(base.ligand, input="raw", rate="constant", average=0.0)
+    default = dataclasses.replace(
+        base.ligand, input="standardised", rate="constant", average=0.25, semi="information"
+    )
     before = digests(names(base))
-    assert digests(names(dataclasses.replace(base, ligand=paper))) == before
-    changed = digests(names(dataclasses.replace(base, ligand=dataclasses.replace(paper, **changes))))
+    assert digests(names(dataclasses.replace(base, ligand=default))) == before
+    changed = digests(names(dataclasses.replace(base, ligand=dataclasses.replace(default, **changes))))
     assert {stage for stage in before if changed[stage] != before[stage]} == {
         "ligands",
         "search",

@@ -68,7 +68,7 @@ def test_every_method_has_its_rows(rows: pd.DataFrame) -> None:
     }
     for alignment in ("sup", "semi"):
         sizes = ligand[ligand.alignment == alignment].groupby("granularity").size().to_dict()
-        assert sizes == {g: 10 if g.endswith("mixed") else 2 for g in GRANULARITIES}
+        assert sizes == {g: 10 if g.startswith("batch-") else 2 for g in GRANULARITIES}
 
 
 def test_key_columns(rows: pd.DataFrame) -> None:
@@ -85,8 +85,7 @@ def test_key_columns(rows: pd.DataFrame) -> None:
     batches = ligand["granularity"].str.startswith("batch")
     assert set(ligand[batches]["batch_size"]) == {128}
     assert ligand[~batches]["batch_size"].isna().all()
-    mixed = ligand[ligand["granularity"].str.endswith("mixed")]
-    assert set(mixed["order_seed"]) == set(range(5))
+    assert set(ligand[batches]["order_seed"]) == set(range(5))
     assert set(ligand[ligand.granularity == "sample"]["num_samples"]) == {200}
     assert (ligand[ligand.granularity == "task"]["num_samples"] >= 500).all()
     assert ligand[["learning_rate", "alignment_weight", "seconds"]].notna().all(axis=None)

@@ -15,6 +15,7 @@ from neulig_ray.errors import InputError
 from neulig_ray.experiment.config import Cluster, Evaluation, Experiment, Finetune, Ligand, Search
 from neulig_ray.pipeline.plan import Plan, make_plan
 from neulig_ray.plugins import load_plugins, read_plugins
+from neulig_ray.results.granularities import OWN
 from neulig_ray.tasks import TASKS
 
 BASE = Experiment(
@@ -30,7 +31,8 @@ def names(plan: Plan) -> dict[str, set[str]]:
 def changed(**changes: Any) -> set[str]:
     """The stages of which something differs from BASE's."""
     before, after = names(make_plan(BASE)), names(make_plan(dataclasses.replace(BASE, **changes)))
-    assert before.keys() == after.keys() == ALL | {"statistics", "sources", "fused"}
+    others = {"statistics", "sources", "fused", "variants", "joint"}
+    assert before.keys() == after.keys() == ALL | others
     return {stage for stage in ALL if before[stage] != after[stage]}
 
 
@@ -117,7 +119,7 @@ def test_an_evaluations_setting_changes_its_own_rows_only() -> None:
     touched = changed_evaluations(evaluation=Evaluation(batchnorm_images=7))
     assert {key[0] for key in touched} == {"average"}
     touched = changed_evaluations(evaluation=Evaluation(order_seeds=2))
-    assert {key[2] for key in touched} == {"batch-first-mixed", "batch-mean-mixed"}
+    assert {key[2] for key in touched} == {name for name in OWN if name.startswith("batch-")}
 
 
 def test_more_trials_keep_the_earlier_ones() -> None:

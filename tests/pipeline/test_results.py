@@ -139,7 +139,8 @@ def test_provenance_tells_what_made_the_numbers(plan: Plan, storage: Storage) ->
     _, about = write_results(plan, storage, half_failed(plan, storage))
     assert about["experiment"] == "rows"
     assert about["configuration"] == dataclasses.asdict(plan.experiment)
-    assert about["seeds"] == {"seed": 3, "task_seed": 0, "origins": ["seed-0"]}
+    seeds = {"seed": 3, "experts": [3], "ligands": {3: [3]}, "task_seed": 0, "origins": ["seed-0"]}
+    assert about["seeds"] == seeds
     assert {"python", "torch", "ray", "mlflow", "open_clip_torch", "neulig-ray"} <= about["versions"].keys()
     assert "not installed" not in about["versions"].values()
     assert {"machine", "system", "cpus", "gpus"} <= about["hardware"].keys()

@@ -67,7 +67,7 @@ def storage(tmp_path: Path) -> Storage:
 
 def see(plan: Plan, storage: Storage, task: str, expert: float, origin: float) -> None:
     """Commit what the stages leave of a task: val images that these shares of are seen rightly."""
-    models, key = plan.models["tiny-rn"], collaborator(task, "seed-0")
+    models, key = plan.models[0]["tiny-rn"], collaborator(task, "seed-0")
     labels = np.arange(100) % 4
     storage.commit(models.data[task], {"val-labels.npy": array_bytes(labels)}, {"notes": []})
     storage.commit(models.heads[key], {HEAD_FILE: array_bytes(np.eye(4, dtype=np.float32))}, {})
@@ -88,7 +88,7 @@ def test_each_weak_expert_has_a_sentence(plan: Plan, storage: Storage) -> None:
 def test_an_imported_one_has_another_remedy(plan: Plan, storage: Storage) -> None:
     see(plan, storage, "digits", expert=0.25, origin=0.2)
     key = collaborator("digits", "seed-0")
-    imported = ImportedExpert("tiny-rn", "digits", "seed-0", plan.models["tiny-rn"].experts[key])
+    imported = ImportedExpert("tiny-rn", "digits", "seed-0", plan.models[0]["tiny-rn"].experts[key])
     (warning,) = weak_experts(dataclasses.replace(plan, imported=[imported]), storage)
     assert "at chance (25.0 % on 100 val images" in warning
     assert "finetune" not in warning
@@ -98,7 +98,7 @@ def test_an_imported_one_has_another_remedy(plan: Plan, storage: Storage) -> Non
 def test_what_was_not_made_is_passed_over(plan: Plan, storage: Storage) -> None:
     assert weak_experts(plan, storage) == []
     see(plan, storage, "digits", expert=float("nan"), origin=0.5)
-    broken = plan.models["tiny-rn"].embeddings["digits@seed-0", "digits"]
+    broken = plan.models[0]["tiny-rn"].embeddings["digits@seed-0", "digits"]
     nothing = np.full((100, 4), np.nan, dtype=np.float32)
     storage.commit(broken, {"val.npy": array_bytes(nothing)}, {})
     assert weak_experts(plan, storage) == []

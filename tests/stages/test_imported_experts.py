@@ -28,9 +28,9 @@ def test_an_imported_expert_takes_the_place_of_fine_tuning(tmp_path, capsys):
     plan = make_plan(dataclasses.replace(EXPERIMENT, experts=(str(tmp_path / "digits.safetensors"),)))
     assert [job.key for job in plan.experts] == ["textures@seed-0"]
     assert [expert.key for expert in plan.imported] == ["digits@seed-0"]
-    experts = plan.models["tiny-vit"].experts
+    experts = plan.models[0]["tiny-vit"].experts
     assert experts["digits@seed-0"] == plan.imported[0].artifact
-    assert experts["textures@seed-0"] == before.models["tiny-vit"].experts["textures@seed-0"]
+    assert experts["textures@seed-0"] == before.models[0]["tiny-vit"].experts["textures@seed-0"]
     assert plan.imported[0].artifact in plan.artifacts()["experts"]
     storage = Storage(str(tmp_path / "storage"))
     store_expert(plan.imported[0], storage)
@@ -49,7 +49,7 @@ def test_an_expert_in_the_storage_is_named_by_what_the_import_printed(tmp_path, 
     storage = Storage(str(tmp_path / "storage"))
     assert storage.exists(plan.imported[0].artifact)
     store_expert(plan.imported[0], storage)
-    assert equal(load_expert(storage, plan.models["tiny-vit"].experts["digits@seed-0"], "tiny-vit"), state)
+    assert equal(load_expert(storage, plan.models[0]["tiny-vit"].experts["digits@seed-0"], "tiny-vit"), state)
     with pytest.raises(InputError, match=rf"{name}' is not in .*other.*neulig import"):
         store_expert(plan.imported[0], Storage(str(tmp_path / "other")))
 

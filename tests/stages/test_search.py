@@ -12,7 +12,7 @@ from neulig_ray.experiment.config import Experiment, Ligand
 from neulig_ray.experiment.search_space import Setting
 from neulig_ray.ligand.data import LigandData
 from neulig_ray.ligand.files import read_ligand
-from neulig_ray.ligand.recipe import PAPER, LigandRecipe
+from neulig_ray.ligand.recipe import DEFAULT, PAPER, LigandRecipe
 from neulig_ray.ligand.training import train_ligands
 from neulig_ray.ligand.weighted_offset import Offsets
 from neulig_ray.merging.parameters import ExpertStack
@@ -28,14 +28,15 @@ def split(data: LigandData, images: dict[str, np.ndarray]) -> SharedSplit:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, PAPER),
+        ({}, DEFAULT),
+        ({"input": "raw", "average": 0.0, "semi": "entropy"}, PAPER),
         (
             {"input": "standardised", "rate": "cosine", "average": 0.5},
             LigandRecipe(input="standardised", rate="cosine", average=0.5),
         ),
         ({"input": "normalised"}, LigandRecipe(input="normalised")),
     ],
-    ids=["default", "standardised", "normalised"],
+    ids=["default", "paper", "standardised", "normalised"],
 )
 def test_a_trial_trains_by_the_recipe_of_its_experiment(
     given: dict[str, Any], expected: LigandRecipe, monkeypatch: pytest.MonkeyPatch

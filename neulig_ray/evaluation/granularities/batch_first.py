@@ -1,6 +1,6 @@
 """Granularity `batch-first`: the first beta of a batch of one task serves it, as in the reference."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from neulig_ray.evaluation.context import EvaluationContext
 from neulig_ray.evaluation.granularity import granularity
@@ -9,5 +9,7 @@ from neulig_ray.results.granularities import GRANULARITIES
 
 
 @granularity(GRANULARITIES["batch-first"])
-def batch_first(context: EvaluationContext, betas: Betas, *, batch_size: int) -> Iterator[Predictions]:
-    return per_batch(context, betas, first_row, batch_size)
+def batch_first(
+    context: EvaluationContext, betas: Betas, *, batch_size: int, order_seeds: Sequence[int]
+) -> Iterator[Predictions]:
+    return per_batch(context, betas, first_row, batch_size, order_seeds)

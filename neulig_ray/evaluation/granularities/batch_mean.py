@@ -1,6 +1,6 @@
 """Granularity `batch-mean`: the mean beta of a batch of one task serves it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from neulig_ray.evaluation.context import EvaluationContext
 from neulig_ray.evaluation.granularity import granularity
@@ -9,5 +9,7 @@ from neulig_ray.results.granularities import GRANULARITIES
 
 
 @granularity(GRANULARITIES["batch-mean"])
-def batch_mean(context: EvaluationContext, betas: Betas, *, batch_size: int) -> Iterator[Predictions]:
-    return per_batch(context, betas, mean_row, batch_size)
+def batch_mean(
+    context: EvaluationContext, betas: Betas, *, batch_size: int, order_seeds: Sequence[int]
+) -> Iterator[Predictions]:
+    return per_batch(context, betas, mean_row, batch_size, order_seeds)

@@ -1,6 +1,6 @@
 """Granularity `batch-mean-mixed`: the mean beta of a batch of all tasks serves it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from neulig_ray.evaluation.context import EvaluationContext
 from neulig_ray.evaluation.granularity import granularity
@@ -10,6 +10,6 @@ from neulig_ray.results.granularities import GRANULARITIES
 
 @granularity(GRANULARITIES["batch-mean-mixed"])
 def batch_mean_mixed(
-    context: EvaluationContext, betas: Betas, *, batch_size: int, order_seeds: int
+    context: EvaluationContext, betas: Betas, *, batch_size: int, order_seeds: Sequence[int]
 ) -> Iterator[Predictions]:
     return per_mixed_batch(context, betas, mean_row, batch_size, order_seeds)
