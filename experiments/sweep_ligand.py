@@ -3,7 +3,7 @@
 - Command: `neulig search sweep_ligand --archs tiny-rn --n 2 3 4`;
   `neulig run sweep_ligand --n 5 --search.trials 64` measures the chosen ligands on test as well.
 
-A cell is (arch, origin, n, sup or semi). Each trial trains the ligands of all combinations of its n, stacked,
+A cell is (arch, origin, n, objective). Each trial trains the ligands of all combinations of its n, stacked,
 with one (learning rate, alignment weight); the settings are a seeded quasi-random list, so that the same
 command gives the same choice. Trials are child runs (tag stage=search) of their cell in MLflow.
 """

@@ -17,6 +17,9 @@
   tiny-vit at `sample`: 83.7 / 86.4 / +2.7 for n = 2, then gaps of +0.2 to +1.1. Zero-shot 50.9 (tiny-rn) and
   42.3 (tiny-vit), fine-tuned 95.3 and 89.0; hard routing 87.3 to 94.0 and 82.0 to 85.9.
 
+The ligands of these numbers were trained as the paper's are (`--ligand.input raw --ligand.average 0
+--ligand.semi entropy`), one seed; today's default is another (docs/ligand.md).
+
 What the numbers say. Within one origin merging keeps up with ensembling at `sample` to about a point for
 every n from 3 to 7; at `task` it is ahead, because it is told the task and the ensemble is not. The pairs of
 mixed origins do not keep up: their gap at `sample` is +5.9 (tiny-rn) and +7.6 (tiny-vit), the largest +13.2;

@@ -209,8 +209,8 @@ def test_re_estimation_needs_batchnorm_and_images() -> None:
 def test_every_method_of_this_layer_declares_itself() -> None:
     kinds = {
         "average": "streamed", "ligand": "ligand", "hard-routing": "ligand", "expert": "reference",
-        "zeroshot": "reference", "ensemble-embedding": "ensemble", "ensemble-logit": "ensemble",
-        "ensemble-probability": "ensemble", "ensemble-vote": "ensemble",
+        "zeroshot": "reference", "joint": "reference", "ensemble-embedding": "ensemble",
+        "ensemble-logit": "ensemble", "ensemble-probability": "ensemble", "ensemble-vote": "ensemble",
     }  # fmt: skip
     for name, kind in kinds.items():
         method = METHODS[name]
