@@ -1,7 +1,7 @@
 """Merging against ensembling on two tiny archs and five tasks: the first thing to run.
 
 - Command: `neulig run quickstart`, or `neulig run quickstart --archs tiny-rn` for one arch.
-- Cost: below 8 min on 2 CPU cores (fresh storage). The same command again takes seconds, without Ray.
+- Cost: 12 min on 2 CPU cores (fresh storage). The same command again takes seconds, without Ray.
 - Expected (2026-11-25, 2 x86-64 cores, no GPU; test split, n = 5, five ligand seeds; merging / ensembling /
   gap with its 95 % interval):
 

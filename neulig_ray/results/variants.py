@@ -67,7 +67,7 @@ class Variant:
 
     @property
     def is_ligand(self) -> bool:
-        """Whether it is a ligand of the default gate, which all of its betas serve: one with no option."""
+        """Whether it is the ligand without any option: of the default gate, with all of its beta."""
         return self.method == "ligand" and self.options == "{}"
 
     @property

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -117,11 +117,7 @@ class _Planner:
             "n": 0 if of_origin else 1,
             "collaborators": "" if of_origin else task,
             "granularity": "global",
-            "expert_seed": self._e.drawn_by
-            if of_origin
-            else 0
-            if (arch, key) in self._imported
-            else self._e.seed,
+            "expert_seed": self._e.drawn_by if of_origin else self._made_by(arch, [key]),
         }
         settings = {"key": key, **self._seed(spec)}
         return self._evaluation(
@@ -302,14 +298,13 @@ class _Planner:
         return {
             "origin": origins[0] if same else ",".join(origins),
             "n": group.n,
-            "expert_seed": self._e.seed if self._made(group) else 0,
+            "expert_seed": self._made_by(group.arch, itertools.chain(*group.combinations)),
             "collaborators": ",".join(map(task_of, combination) if same else combination),
         }
 
-    def _made(self, group: Group) -> bool:
-        """Whether the seed has a part in any of a group's experts: imported ones are the same for all."""
-        keys = {key for combination in group.combinations for key in combination}
-        return any((group.arch, key) not in self._imported for key in keys)
+    def _made_by(self, arch: str, keys: Iterable[str]) -> int:
+        """The seed that has a part in some of these experts; 0 where all of them are imported."""
+        return self._e.seed if any((arch, key) not in self._imported for key in keys) else 0
 
     def _evaluation(
         self,

@@ -63,20 +63,18 @@ def plan_cells(
 ) -> list[Cell]:
     """A cell for each seed of the experts; `models`: expert seed -> the arch's."""
     own = {e.seed: e for e in experiment.by_seed}
-    found = {
-        seed: tuple(trial_artifacts(e, group, objective, models[seed]).values()) for seed, e in own.items()
-    }
-    cells, planned = [], set()
-    for seed, e in own.items():
-        if found[seed] in planned:  # of imported experts, which no seed made: the same ligands
-            continue
-        planned.add(found[seed])
-        siblings = tuple(trials for trials in dict.fromkeys(found.values()) if trials != found[seed])
-        identity = {"trials": [a.fingerprint for a in found[seed]]}
+    named = {seed: trial_artifacts(e, group, objective, models[seed]) for seed, e in own.items()}
+    first: dict[tuple[Artifact, ...], int] = {}  # imported experts, which no seed made, have equal trials
+    for seed, artifacts in named.items():
+        first.setdefault(tuple(artifacts.values()), seed)
+    cells = []
+    for mine, seed in first.items():
+        siblings = tuple(trials for trials in first if trials != mine)
+        identity = {"trials": [a.fingerprint for a in mine]}
         if siblings:
             identity["siblings"] = [a.fingerprint for trials in siblings for a in trials]
         artifact = Artifact.of("ligand", cell_label(group, objective), VERSION, identity)
-        trials = plan_trials(e, group, objective, models[seed], artifact)
+        trials = plan_trials(own[seed], group, objective, models[seed], artifact, named[seed])
         cells.append(Cell(artifact, group, objective, trials, siblings))
     return cells
 

@@ -109,13 +109,18 @@ def trial_artifacts(
 
 
 def plan_trials(
-    experiment: Experiment, group: Group, objective: Objective, models: ArchModels, cell: Artifact
+    experiment: Experiment,
+    group: Group,
+    objective: Objective,
+    models: ArchModels,
+    cell: Artifact,
+    artifacts: Mapping[Setting, Artifact],
 ) -> tuple[Trial, ...]:
-    """A trial for each setting of a cell's search."""
+    """A trial for each setting of a cell's search; `artifacts`: as `trial_artifacts` names them."""
     inputs = models.restricted(collaborators(group.combinations)).inputs()
     return tuple(
         Trial(artifact, group.arch, group.combinations, objective, setting, experiment, inputs, models, cell)
-        for setting, artifact in trial_artifacts(experiment, group, objective, models).items()
+        for setting, artifact in artifacts.items()
     )
 
 
